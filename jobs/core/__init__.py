@@ -1,0 +1,1 @@
+"""What jobs share: their context, figures, and numerical parts."""

@@ -1,0 +1,82 @@
+"""What a job is given and what it gives back."""
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import save
+
+from storage.artifact import ArtifactWriter
+from storage.cache import Cache
+from storage.site import Site
+from storage.value import Value
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.figure import Figure
+
+
+class Read(Value):
+    """One cache that a job reads, by its name in the recipe, and the sites it needs there."""
+
+    cache: str
+    """The cache's name in the recipe."""
+    sites: tuple[Site, ...] = ()
+    """Sites that must be sealed; none means every site the cache has."""
+
+
+class Metric(Value):
+    """One number with what it would be if there were nothing to find."""
+
+    name: str
+    """Short name, unique in the report."""
+    value: float
+    """What was measured, on data that the fit did not see."""
+    null: float | None = None
+    """The same measurement where there is nothing to find (shuffled labels, permuted rows); none if it has no meaning."""
+    about: str = ""
+    """What it is, in a few words: definition and unit."""
+
+
+class Report(Value):
+    """What a job found: one line, the metrics, and remarks a reader needs."""
+
+    headline: str
+    """The result in one sentence with its numbers."""
+    metrics: tuple[Metric, ...]
+    """The numbers, the most telling first."""
+    notes: tuple[str, ...] = ()
+    """Caveats and definitions, a sentence each."""
+
+
+class Context:
+    """The caches a job named, the device it may use, and the artifact it fills."""
+
+    def __init__(self, caches: Mapping[str, Cache], artifact: ArtifactWriter, device: str) -> None:
+        self.device = device
+        self._caches = caches
+        self._artifact = artifact
+
+    def cache(self, name: str) -> Cache:
+        """An open cache by its name in the recipe."""
+        return self._caches[name]
+
+    def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keep arrays as `<name>.safetensors`."""
+        contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        self._artifact.write(f"{name}.safetensors", save(contiguous))
+
+    def table(self, name: str, table: "pa.Table") -> None:
+        """Keep a table as `<name>.parquet`."""
+        import pyarrow.parquet as pq
+
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        self._artifact.write(f"{name}.parquet", sink.getvalue())
+
+    def figure(self, name: str, figure: "Figure", caption: str) -> None:
+        """Keep a figure as `figures/<name>.svg`; `caption` says what a reader should see in it."""
+        sink = io.BytesIO()
+        figure.savefig(sink, format="svg", bbox_inches="tight", metadata={"Date": None})
+        self._artifact.write(f"figures/{name}.svg", sink.getvalue(), caption=caption)

@@ -1,0 +1,108 @@
+"""An artifact: the folder a job leaves. Its files first, its record last; without the record it is not there."""
+
+import platform
+import uuid
+from typing import Any
+
+import google_crc32c
+
+from storage.errors import InputError, RunError
+from storage.url import Folder
+from storage.value import Value, canonical, decode
+
+
+class File(Value):
+    """One file of an artifact."""
+
+    path: str
+    """Where it lies, relative to the artifact's folder."""
+    size: int
+    crc32c: int
+    caption: str = ""
+    """What a figure shows."""
+
+
+class Input(Value):
+    """One cache an artifact was made from."""
+
+    cache: str
+    """The cache's folder name."""
+    segments: int
+    """How many of its leading segments were read."""
+
+
+class Record(Value):
+    """`record.json`: what was made, from what, and what was found."""
+
+    kind: str
+    """The job's kind."""
+    id: str
+    config: dict[str, Any]
+    """The job's whole configuration, defaults included."""
+    inputs: dict[str, Input]
+    """By the cache's name in the configuration."""
+    report: dict[str, Any]
+    """Headline, metrics and notes."""
+    files: dict[str, File]
+    """By plain name (`weights.safetensors`, `figures/loss.svg`)."""
+    versions: dict[str, str]
+    seconds: float
+    """Wall time of the job."""
+
+
+class ArtifactWriter:
+    """Collects what one attempt leaves; two attempts never mix, for each has a folder of its own."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.files: dict[str, File] = {}
+        self._attempt = f"attempt-{uuid.uuid4().hex[:8]}"
+
+    def write(self, name: str, data: bytes, caption: str = "") -> None:
+        """Keep one file under a plain name; a name may be used once."""
+        if name in self.files:
+            raise RunError(f"the job wrote {name} twice")
+        path = f"{self._attempt}/{_checked(name)}"
+        self.folder.create(path, data)
+        self.files[name] = File(path=path, size=len(data), crc32c=int(google_crc32c.value(data)), caption=caption)
+
+    def close(self, record: Record) -> Record:
+        """Write the record; if another attempt was first, its record stands and is returned."""
+        self.folder.create("record.json", canonical(record))
+        return Artifact(self.folder).record
+
+
+class Artifact:
+    """A finished artifact."""
+
+    def __init__(self, folder: Folder) -> None:
+        data = folder.find("record.json")
+        if data is None:
+            raise InputError(f"{folder} is not a finished artifact: it has no record.json")
+        self.folder = folder
+        self.record = decode(data, Record, str(folder / "record.json"))
+
+    def read(self, name: str) -> bytes:
+        """One file by its plain name, checked."""
+        if name not in self.record.files:
+            raise InputError(f"artifact {self.folder.name} has no {name!r}; it holds {', '.join(self.record.files)}")
+        file = self.record.files[name]
+        data = self.folder.read(file.path)
+        if google_crc32c.value(data) != file.crc32c:
+            raise RunError(f"{self.folder / file.path} is damaged: its checksum is not the one in record.json")
+        return data
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes numbers here."""
+    from importlib.metadata import version
+
+    packages = ("garner", "torch", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _checked(name: str) -> str:
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in name:
+        raise InputError(f"a job named a file {name!r}: use plain names such as figures/loss.svg")
+    return name

@@ -1,0 +1,110 @@
+"""A cache: one model x one corpus x one tokenisation, growing by sites and by segments."""
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+
+from storage.errors import InputError, RunError
+from storage.index import TokenIndex
+from storage.manifest import CacheRecord, SourceFile, read_record
+from storage.reader import Activations
+from storage.segment import Segment
+from storage.site import Site
+from storage.url import Folder, proves_exclusive
+from storage.value import canonical
+
+log = logging.getLogger(__name__)
+
+
+class Cache:
+    """An open cache. What it shows is what was sealed when it was opened; open it again to see more."""
+
+    def __init__(self, folder: Folder) -> None:
+        data = folder.find("cache.json")
+        if data is None:
+            raise InputError(f"{folder} is not a cache: it has no cache.json")
+        self.folder = folder
+        self.record: CacheRecord = read_record(data, str(folder / "cache.json"))
+
+    @property
+    def id(self) -> str:
+        """Name and identity: the folder's name in its lake."""
+        return self.folder.name
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments that were claimed, planned or not, in order."""
+        numbers = [int(name) for name in self.folder.names("segments") if name.isdigit()]
+        found = [Segment(self.folder / f"segments/{number:05d}", number) for number in sorted(numbers)]
+        return tuple(segment for segment in found if segment.folder.exists("files.json"))
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """Sites that can be read, in order of depth as written."""
+        return tuple(sorted(self.segments[0].sealed)) if self.segments else ()
+
+    @cached_property
+    def n_rows(self) -> int:
+        """Rows of the segments that can be read."""
+        return self.tokens.n_rows
+
+    def site(self, site: Site | str) -> Activations:
+        """The rows of one site: those of the leading segments that are sealed for it."""
+        wanted = Site.parse(site) if isinstance(site, str) else site
+        segments = self.sealed_segments(wanted)
+        if not segments:
+            has = ", ".join(map(str, self.sites)) or "none yet"
+            raise InputError(
+                f"cache {self.id} has no site {wanted}; it holds {has}: add it to the recipe's sites and run"
+            )
+        return Activations(wanted, segments)
+
+    def sealed_segments(self, site: Site) -> tuple[Segment, ...]:
+        """The leading segments in which the site is sealed."""
+        count = 0
+        while count < len(self.segments) and site in self.segments[count].sealed:
+            count += 1
+        return self.segments[:count]
+
+    @cached_property
+    def tokens(self) -> TokenIndex:
+        """The tokens of the rows that some site can show."""
+        longest = max((self.sealed_segments(site) for site in self.sites), key=len, default=())
+        if not longest:
+            raise InputError(f"cache {self.id} has no sealed site yet: run its recipe to the end")
+        return TokenIndex(longest)
+
+    @property
+    def taken(self) -> dict[str, SourceFile]:
+        """Every file that some segment took, by its path."""
+        return {file.path: file for segment in self.segments for file in segment.claimed.files}
+
+    def next_segment(self) -> Segment:
+        """The segment after the last one."""
+        number = len(self.segments)
+        return Segment(self.folder / f"segments/{number:05d}", number)
+
+
+def create(folder: Folder, record: CacheRecord) -> Cache:
+    """The cache of that record, made if it is not there; the store is probed for exclusive creation once."""
+    if not folder.exists("cache.json"):
+        if not proves_exclusive(folder):
+            log.warning("%s lets two writers create one object: run one driver at a time on this store", folder)
+        folder.create("cache.json", canonical(record))
+    cache = Cache(folder)
+    if cache.record.identity != record.identity:
+        raise RunError(f"{folder / 'cache.json'} describes another cache than its name says; remove the folder")
+    return cache
+
+
+def unseen(cache: Cache, files: Sequence[SourceFile]) -> tuple[SourceFile, ...]:
+    """The files no segment took; a file that changed since one did is refused, for a cache never changes."""
+    taken = cache.taken
+    for file in files:
+        old = taken.get(file.path)
+        if old is not None and (old.size, old.digest) != (file.size, file.digest):
+            raise InputError(
+                f"{file.path} changed after cache {cache.id} took it ({old.size} bytes then, {file.size} now): "
+                "caches never change, so give the new text a file name of its own, or use another lake"
+            )
+    return tuple(file for file in files if file.path not in taken)

@@ -1,0 +1,181 @@
+"""From a row to its token, document, position, labels and text: the token index of a whole cache."""
+
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from storage.errors import InputError, RunError
+from storage.segment import Segment
+from storage.shard import crc32c
+from storage.tokens import RESERVED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Rows = np.ndarray | slice
+"""int64 row numbers over the whole cache, or a slice of them."""
+
+
+class TokenIndex:
+    """The token side of a cache's rows. Columns are read when first asked for, and kept.
+
+    Rows, sequences and documents are numbered over all segments.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = tuple(segments)
+        plans = [segment.plan for segment in self._segments]
+        self.n_rows = sum(plan.rows for plan in plans)
+        self.n_sequences = sum(plan.sequences for plan in plans)
+        self.n_documents = sum(plan.documents for plan in plans)
+
+    def ids(self, rows: Rows) -> np.ndarray:
+        """Token ids, int32 [n]."""
+        return self._flat("input_ids")[rows]
+
+    def offsets(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Where each token begins and ends in its document's text, in characters, int32 [n] each."""
+        return self._flat("begin")[rows], self._flat("end")[rows]
+
+    def documents(self, rows: Rows) -> np.ndarray:
+        """Document numbers, int64 [n]."""
+        return self._spans["document"][self._span_of(rows)]
+
+    def sequences(self, rows: Rows) -> np.ndarray:
+        """Sequence numbers, int64 [n]."""
+        return self._spans["sequence"][self._span_of(rows)]
+
+    def positions(self, rows: Rows) -> np.ndarray:
+        """Position of each token in its sequence, int32 [n]."""
+        return (self._numbers(rows) - self._sequence_starts[self._span_of(rows)]).astype(np.int32)
+
+    def strings(self, rows: Rows) -> list[str]:
+        """The text of each token; empty for special tokens and where there is no text."""
+        begin, end = self.offsets(rows)
+        spans = self._span_of(rows)
+        shift = self._spans["text_begin"][spans]
+        texts = self._texts
+        return [
+            (texts[span].as_py() or "")[a - s : b - s]
+            for span, a, b, s in zip(spans.tolist(), begin.tolist(), end.tolist(), shift.tolist(), strict=True)
+        ]
+
+    def context(self, row: int, before: int = 40, after: int = 20) -> tuple[str, str, str]:
+        """Up to `before` characters left of a row's token, the token, and up to `after` characters right of it."""
+        span = int(self._span_of(np.array([row]))[0])
+        text = self._texts[span].as_py() or ""
+        shift = int(self._spans["text_begin"][span])
+        a, b = (int(edge[0]) - shift for edge in self.offsets(np.array([row])))
+        return text[max(a - before, 0) : a], text[a:b], text[b : b + after]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Label columns of the corpus."""
+        import pyarrow.parquet as pq
+
+        segment = self._segments[0]
+        schema = pq.read_schema(io.BytesIO(segment.folder.read(segment.plan.parts[0].path)))
+        return tuple(name for name in schema.names if name not in RESERVED)
+
+    def label(self, name: str) -> np.ndarray:
+        """One label for every document [n_documents]: numbers, or str objects; None where there is no value."""
+        if name not in self.label_names:
+            raise InputError(f"there is no label {name!r}; the labels are {', '.join(self.label_names) or 'none'}")
+        column = self._column(name)
+        return np.asarray(column.take(self._first_spans).to_numpy(zero_copy_only=False))
+
+    @cached_property
+    def document_ids(self) -> np.ndarray:
+        """The id of every document in its corpus, str objects [n_documents]."""
+        return np.asarray(self._column("key").take(self._first_spans).to_pylist(), dtype=object)
+
+    def document_rows(self, document: int) -> np.ndarray:
+        """All rows of a document in order, int64 [n]."""
+        first, stop = np.searchsorted(self._spans["document"], [document, document + 1])
+        starts, lengths = self._spans["start"][first:stop], self._spans["length"][first:stop]
+        return np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+
+    def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
+        """The index as one table, a line per span, numbered over the whole cache."""
+        import pyarrow as pa
+
+        pieces = []
+        for segment_base, segment in zip(self._bases, self._segments, strict=True):
+            for part in segment.plan.parts:
+                table = _read_part(segment, part.path, part.crc32c, columns)
+                firsts = (part.first_sequence, part.first_document, part.first_row)
+                for name, base, first in zip(("sequence", "document", "start"), segment_base, firsts, strict=True):
+                    table = _shift(table, name, base + first)
+                pieces.append(table)
+        return pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
+
+    @cached_property
+    def _bases(self) -> list[tuple[int, int, int]]:
+        """First sequence, document and row of every segment."""
+        counts = [(s.plan.sequences, s.plan.documents, s.plan.rows) for s in self._segments]
+        sums = np.cumsum(np.array([(0, 0, 0), *counts[:-1]], dtype=np.int64), axis=0)
+        return [(int(a), int(b), int(c)) for a, b, c in sums]
+
+    @cached_property
+    def _spans(self) -> dict[str, np.ndarray]:
+        names = ["sequence", "document", "start", "length", "text_begin"]
+        table = self.table(names)
+        return {name: table[name].to_numpy().astype(np.int64) for name in names}
+
+    @cached_property
+    def _first_spans(self) -> np.ndarray:
+        """The first span of every document."""
+        return np.searchsorted(self._spans["document"], np.arange(self.n_documents))
+
+    @cached_property
+    def _sequence_starts(self) -> np.ndarray:
+        """For every span, the first row of its sequence."""
+        sequence = self._spans["sequence"]
+        return self._spans["start"][np.searchsorted(sequence, sequence)]
+
+    @cached_property
+    def _texts(self) -> "pa.ChunkedArray":
+        return self._column("text")
+
+    def _column(self, name: str) -> "pa.ChunkedArray":
+        return self.table([name])[name]
+
+    def _flat(self, name: str) -> np.ndarray:
+        """A per-token column, int32 [n_rows]."""
+        if name not in self._flats:
+            values = self._column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            if len(values) != self.n_rows:
+                raise InputError(f"this cache's tokens have no {name}: its corpus has no text")
+            self._flats[name] = values
+        return self._flats[name]
+
+    @cached_property
+    def _flats(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _numbers(self, rows: Rows) -> np.ndarray:
+        return np.arange(self.n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows)
+
+    def _span_of(self, rows: Rows) -> np.ndarray:
+        """The span of each row; a document without tokens has a span that no row is in."""
+        return np.searchsorted(self._spans["start"], self._numbers(rows), side="right") - 1
+
+
+def _read_part(segment: Segment, path: str, crc: int, columns: Sequence[str] | None) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    data = segment.folder.read(path)
+    if crc32c((data,)) != crc:
+        raise RunError(f"{segment.folder / path} is damaged: its checksum is not the one in plan.json")
+    return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
+
+
+def _shift(table: "pa.Table", name: str, by: int) -> "pa.Table":
+    import pyarrow.compute as pc
+
+    if name not in table.column_names or by == 0:
+        return table
+    return table.set_column(table.column_names.index(name), name, pc.add(table[name], by))

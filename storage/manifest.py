@@ -1,0 +1,168 @@
+"""The records of a cache: what it is, what a segment took, who wrote which rows, and the seals.
+
+Every record is one JSON object, created once. `docs/format.md` describes them for readers without this code.
+"""
+
+from typing import Any
+
+import msgspec
+
+from storage.dtype import DtypeName
+from storage.errors import InputError
+from storage.layout import Layout
+from storage.moments import Moments
+from storage.shard import ShardMark
+from storage.value import Value, decode, identity
+
+SCHEMA = 1
+
+
+class ModelIdentity(Value):
+    """What of a model changes its numbers."""
+
+    name: str
+    """Its own name: the last part of a hub id or folder."""
+    revision: str
+    """Commit of a hub model; empty for a folder."""
+    weights: str
+    """SHA-256 over the weight files."""
+    config: str
+    """SHA-256 of the configuration."""
+    dtype: DtypeName
+    """Number type of the forward pass."""
+
+
+class CacheIdentity(Value):
+    """All that changes the numbers of a cache; its hash is the cache's id."""
+
+    model: ModelIdentity
+    tokenizer: str
+    """SHA-256 of the tokenizer's or image processor's files."""
+    corpus: dict[str, Any]
+    """Where documents come from, in canonical form."""
+    tokenisation: dict[str, Any]
+    """How documents become sequences."""
+    dtype: DtypeName
+    """Stored number type."""
+
+
+class CacheRecord(Value):
+    """`cache.json`: written first, never changed."""
+
+    schema: int
+    name: str
+    """`<model>.<corpus>`, from their own names."""
+    id: str
+    """Identity hash."""
+    identity: CacheIdentity
+    made: dict[str, str]
+    """Provenance that does not change the numbers: where the model was read, versions, time."""
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.id}"
+
+
+class SourceFile(Value):
+    """One file of a corpus as it was when a segment took it."""
+
+    path: str
+    """Its URL."""
+    size: int
+    """Bytes."""
+    stamp: str = ""
+    """Modification time in nanoseconds, or the store's etag."""
+    digest: str = ""
+    """SHA-256 of a local file, the etag of a remote one."""
+
+
+class Claim(Value):
+    """`files.json`: the files a segment takes, and how they are cut into parts; written before anything is read."""
+
+    files: tuple[SourceFile, ...]
+    parts: tuple[tuple[int, ...], ...]
+    """For each token part, the indices of its files."""
+    unit: int
+    """Rows wanted for a unit."""
+
+
+class Part(Value):
+    """One Parquet file of the token index."""
+
+    path: str
+    """Relative to the segment."""
+    rows: int
+    sequences: int
+    documents: int
+    empty: int
+    """Documents without a single token; they have a line in the index and no row."""
+    longest: int
+    """Tokens in the longest sequence."""
+    size: int
+    """Bytes of the object."""
+    crc32c: int
+    first_row: int = 0
+    first_sequence: int = 0
+    first_document: int = 0
+
+
+class Plan(Value):
+    """`plan.json`: written once the tokens are; fixes every row's number."""
+
+    schema: int
+    files: tuple[SourceFile, ...]
+    parts: tuple[Part, ...]
+    rows: int
+    sequences: int
+    documents: int
+    longest: int
+    rows_per_unit: int
+
+    @property
+    def n_units(self) -> int:
+        return -(-self.rows // self.rows_per_unit)
+
+    def unit_range(self, unit: int) -> tuple[int, int]:
+        """First row, and one past the last, of a unit."""
+        return unit * self.rows_per_unit, min((unit + 1) * self.rows_per_unit, self.rows)
+
+
+class Mark(Value):
+    """`done/<site>/<unit>.json`: the unit's shards of that site are whole."""
+
+    unit: int
+    rows: int
+    attempt: str
+    """Which attempt wrote it."""
+    worker: str
+    """Host and process."""
+    seconds: float
+    """Wall time of the whole unit."""
+    moments: Moments
+    shards: tuple[ShardMark, ...]
+
+
+class Seal(Value):
+    """`sealed/<site>.json`: written last; its presence makes the site readable."""
+
+    site: str
+    layout: Layout
+    moments: Moments
+    shards: tuple[ShardMark, ...]
+
+
+def make_record(name: str, what: CacheIdentity, made: dict[str, str]) -> CacheRecord:
+    """The record of the cache with that identity."""
+    return CacheRecord(schema=SCHEMA, name=name, id=identity(what), identity=what, made=made)
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def read_record(data: bytes, where: str) -> CacheRecord:
+    """Decode `cache.json`; a newer schema is refused before anything else of it is looked at."""
+    found = decode(data, _Schema, where).schema
+    if found > SCHEMA:
+        raise InputError(f"{where} has schema {found}; this garner reads up to {SCHEMA}: upgrade garner to open it")
+    return decode(data, CacheRecord, where)

@@ -1,0 +1,67 @@
+"""Frozen values: what is configured, what is recorded, and the identity of both."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar, dataclass_transform
+
+import msgspec
+
+from storage.errors import InputError
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every configured or recorded value: frozen, keyword-only, strict when decoded."""
+
+
+def canonical(value: object) -> bytes:
+    """JSON of `value` with sorted keys and defaults included: equal values give equal bytes."""
+    return msgspec.json.encode(value, order="deterministic", enc_hook=_encode)
+
+
+def identity(value: object) -> str:
+    """12 hex digits of the SHA-256 of the canonical JSON: the address of what `value` describes."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:12]
+
+
+def decode(data: bytes, kind: type[T], where: str) -> T:
+    """`data` (JSON) as a `kind`; `where` names the object in the error."""
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=_decode)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{where} is not a valid {kind.__name__}: {error}") from error
+
+
+def convert(data: Mapping[str, Any], kind: type[T], where: str) -> T:
+    """A decoded TOML table as a `kind`; `where` is the path of the table in the recipe."""
+    try:
+        return msgspec.convert(data, type=kind, dec_hook=_decode, strict=True)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        what, _, path = text.partition(" - at `$")
+        raise InputError(f"{where}{path.rstrip('`')}: {what}") from error
+
+
+def checked_name(text: str, what: str) -> str:
+    """`text`, once it is known to be one plain path component; `what` says whose name it is."""
+    if not _NAME.fullmatch(text) or ".." in text:
+        raise InputError(
+            f"{what} is named {text!r}: use letters, digits, '.', '_' and '-' only, starting with a letter or digit"
+        )
+    return text
+
+
+def _encode(value: object) -> object:
+    return str(value)
+
+
+def _decode(kind: type, raw: object) -> object:
+    """Values written as one string (`site = "resid.6"`) have a `parse` class method."""
+    if not isinstance(raw, str) or not hasattr(kind, "parse"):
+        raise NotImplementedError(f"cannot decode {raw!r} as {kind.__name__}")
+    return kind.parse(raw)

@@ -1,0 +1,121 @@
+"""Real small things for every test: sealed caches in memory, and jobs run into real artifacts."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from storage import Artifact, Cache, Lake, Site
+from storage.artifact import ArtifactWriter, Record, versions
+from storage.cache import create
+from storage.manifest import CacheIdentity, Claim, Mark, ModelIdentity, SourceFile, make_record
+from storage.moments import merge
+from storage.segment import part_name
+from storage.shard import empty_rows, write
+from storage.tokens import Span, write_part
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Doc:
+    """A document whose tokens are its words; every word is one row."""
+
+    text: str
+    labels: Mapping[str, object] = field(default_factory=dict)
+    key: str = ""
+
+
+def spans_of(documents: Sequence[Doc]) -> list[Span]:
+    vocabulary = {word: n for n, word in enumerate(sorted({w for doc in documents for w in doc.text.split()}))}
+    spans = []
+    for number, doc in enumerate(documents):
+        words = doc.text.split()
+        ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int32) - 1
+        begins = ends - np.array([len(word) for word in words], dtype=np.int32)
+        ids = np.array([vocabulary[word] for word in words], dtype=np.int32)
+        spans.append(
+            Span(number, number, doc.key or f"doc:{number}", ids, begins, ends, " ".join(words), 0, doc.labels, None)
+        )
+    return spans
+
+
+def build_cache(lake, sites, segments, dtype="float32", name="tiny.words", unit=256):
+    """A sealed cache: `segments` lists documents, and `sites` gives each site's rows over all of them."""
+    model = ModelIdentity(name=name, revision="", weights=str(next(_numbers)), config="", dtype="float32")
+    identity = CacheIdentity(model=model, tokenizer="", corpus={"files": name}, tokenisation={}, dtype=dtype)
+    record = make_record(name, identity, {})
+    cache = create(lake.folder / "caches" / record.folder, record)
+    first = 0
+    for documents in segments:
+        segment = cache.next_segment()
+        segment.claim(Claim(files=(SourceFile(path=f"{segment.number}.txt", size=1),), parts=((0,),), unit=unit))
+        write_part(segment.folder, part_name(0), spans_of(documents))
+        plan = segment.fix()
+        for site, x_ND in sites.items():
+            _write_site(segment, Site.parse(site), np.asarray(x_ND)[first : first + plan.rows], dtype)
+        first += plan.rows
+        cache = Cache(cache.folder)
+    return cache
+
+
+def _write_site(segment, site, x_ND, dtype):
+    shape = segment.layout(x_ND.shape[1], dtype)
+    segment.create_array(site, shape)
+    for unit in range(segment.plan.n_units):
+        written = []
+        for shard in shape.shards_within(*segment.plan.unit_range(unit)):
+            a, b = shape.shard_range(shard)
+            rows = empty_rows(shape, shard)
+            rows[: b - a] = x_ND[a:b]
+            written.append(write(segment.array(site), shape, shard, rows))
+        shards, moments = tuple(s for s, _ in written), merge(m for _, m in written)
+        rows = moments.count + moments.nonfinite
+        mark = Mark(unit=unit, rows=rows, attempt="a", worker="w", seconds=0.0, moments=moments, shards=shards)
+        segment.mark(site, mark)
+    segment.seal(site, shape)
+
+
+@pytest.fixture
+def lake() -> Lake:
+    """An empty lake of its own."""
+    return Lake(f"memory://lake-{next(_numbers)}")
+
+
+@pytest.fixture
+def make_cache(lake):
+    """`make_cache(sites={"resid.0": x_ND}, documents=[Doc(...), ...])`: a sealed cache in a `memory://` lake."""
+
+    def make(sites: Mapping[str, np.ndarray], documents: Sequence[Doc], dtype="float32", name="tiny.words") -> Cache:
+        return build_cache(lake, sites, [documents], dtype=dtype, name=name)
+
+    return make
+
+
+@pytest.fixture
+def run_job(lake):
+    """`run_job(module, config, caches={"name": cache})`: the job's report and the artifact it left."""
+    import msgspec
+
+    from jobs.core.context import Context
+
+    def run(module, config, caches: Mapping[str, Cache]):
+        folder = lake.artifact_folder(f"job-{next(_numbers)}")
+        writer = ArtifactWriter(folder)
+        report = module.run(config, Context(caches, writer, "cpu"))
+        record = Record(
+            kind=module.__name__.rpartition(".")[2],
+            id=folder.name,
+            config={},
+            inputs={},
+            report=msgspec.to_builtins(report),
+            files=writer.files,
+            versions=versions(),
+            seconds=0.0,
+        )
+        writer.close(record)
+        return report, Artifact(folder)
+
+    return run
