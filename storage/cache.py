@@ -11,7 +11,7 @@ from storage.reader import Activations
 from storage.segment import Segment
 from storage.site import Site
 from storage.url import Folder, proves_exclusive
-from storage.value import canonical
+from storage.value import canonical, identity
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,13 @@ log = logging.getLogger(__name__)
 class Cache:
     """An open cache. What it shows is what was sealed when it was opened; open it again to see more."""
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, segments: int | None = None) -> None:
+        """The cache at `folder`; `segments` shows only that many of its leading segments."""
         data = folder.find("cache.json")
         if data is None:
             raise InputError(f"{folder} is not a cache: it has no cache.json")
         self.folder = folder
+        self._shown = segments
         self.record: CacheRecord = read_record(data, str(folder / "cache.json"))
 
     @property
@@ -36,7 +38,15 @@ class Cache:
         """All segments that were claimed, planned or not, in order."""
         numbers = [int(name) for name in self.folder.names("segments") if name.isdigit()]
         found = [Segment(self.folder / f"segments/{number:05d}", number) for number in sorted(numbers)]
-        return tuple(segment for segment in found if segment.folder.exists("files.json"))
+        return tuple(segment for segment in found if segment.folder.exists("files.json"))[: self._shown]
+
+    def restricted(self, segments: int) -> "Cache":
+        """The same cache with its first `segments` segments only; one that has fewer is not ready."""
+        if len(self.segments) < segments:
+            raise RunError(
+                f"cache {self.id} has {len(self.segments)} segments where {segments} are wanted: run its recipe"
+            )
+        return Cache(self.folder, segments)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
@@ -92,7 +102,7 @@ def create(folder: Folder, record: CacheRecord) -> Cache:
             log.warning("%s lets two writers create one object: run one driver at a time on this store", folder)
         folder.create("cache.json", canonical(record))
     cache = Cache(folder)
-    if cache.record.identity != record.identity:
+    if identity(cache.record.identity) != record.id:
         raise RunError(f"{folder / 'cache.json'} describes another cache than its name says; remove the folder")
     return cache
 

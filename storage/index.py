@@ -10,7 +10,7 @@ import numpy as np
 from storage.errors import InputError, RunError
 from storage.segment import Segment
 from storage.shard import crc32c
-from storage.tokens import RESERVED
+from storage.tokens import RESERVED, joined
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,8 +100,6 @@ class TokenIndex:
 
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
         """The index as one table, a line per span, numbered over the whole cache."""
-        import pyarrow as pa
-
         pieces = []
         for segment_base, segment in zip(self._bases, self._segments, strict=True):
             for part in segment.plan.parts:
@@ -110,7 +108,7 @@ class TokenIndex:
                 for name, base, first in zip(("sequence", "document", "start"), segment_base, firsts, strict=True):
                     table = _shift(table, name, base + first)
                 pieces.append(table)
-        return pa.concat_tables(pieces, promote_options="permissive").combine_chunks()
+        return joined(pieces).combine_chunks()
 
     @cached_property
     def _bases(self) -> list[tuple[int, int, int]]:

@@ -1,5 +1,7 @@
 """A lake: a root URL that holds caches and artifacts."""
 
+import uuid
+
 from storage.artifact import Artifact
 from storage.cache import Cache, create
 from storage.errors import InputError
@@ -13,6 +15,15 @@ class Lake:
 
     def __init__(self, url: str) -> None:
         self.folder = Folder.at(url)
+
+    def check_writable(self) -> None:
+        """Create and remove one small object, before anything expensive starts."""
+        name = f"probe-{uuid.uuid4().hex}"
+        try:
+            self.folder.create(name, b"")
+            self.folder.remove(name)
+        except OSError as error:
+            raise InputError(f"cannot write to lake {self.folder}: {error}; choose a lake you may write to") from error
 
     def caches(self) -> tuple[str, ...]:
         """Folder names of all caches."""

@@ -1,11 +1,13 @@
 """Where in a model a hidden state is read: `Site("resid", 6)`, written `resid.6`."""
 
 import re
-from dataclasses import dataclass
-from typing import Literal, Self, cast
+from functools import total_ordering
+from typing import Final, Literal, Self, cast
 
 Kind = Literal["embed", "resid", "attn", "mlp", "unembed", "module"]
 
+_STAGE: dict[Kind, int] = {"embed": 0, "attn": 1, "mlp": 1, "resid": 1, "unembed": 2, "module": 3}
+_WITHIN: dict[Kind, int] = {"attn": 0, "mlp": 1, "resid": 2}
 _LAYERED = re.compile(r"(resid|attn|mlp)\.(\d+)")
 _FOREIGN = (
     (re.compile(r"blocks\.(\d+)\.hook_resid_post"), "resid"),
@@ -14,18 +16,37 @@ _FOREIGN = (
 )
 
 
-@dataclass(frozen=True, order=True)
+@total_ordering
 class Site:
-    """A named place in a model; the only form inside garner.
+    """A named place in a model; the only form inside garner. Sites sort by depth.
 
     `resid` is the output of block `layer` (0-based), `attn` and `mlp` are what the block's two halves add to the
     stream, `embed` is what enters block 0, `unembed` is what the unembedding reads (after the final norm), and
-    `module` is the output of the module at `path`.
+    `module` is the output of the module at `path`. A plain class, so that recipes and records show it as one string.
     """
 
-    kind: Kind
-    layer: int = 0
-    path: str = ""
+    __slots__ = ("kind", "layer", "path")
+
+    def __init__(self, kind: Kind, layer: int = 0, path: str = "") -> None:
+        self.kind: Final = kind
+        self.layer: Final = layer
+        self.path: Final = path
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Site) and self._order == other._order
+
+    def __lt__(self, other: "Site") -> bool:
+        return self._order < other._order
+
+    def __hash__(self) -> int:
+        return hash(self._order)
+
+    def __repr__(self) -> str:
+        return f"Site({str(self)!r})"
+
+    @property
+    def _order(self) -> tuple[int, int, int, str]:
+        return (_STAGE[self.kind], self.layer, _WITHIN.get(self.kind, 0), self.path)
 
     def __str__(self) -> str:
         match self.kind:

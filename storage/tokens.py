@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from storage.errors import InputError
+from storage.errors import RunError
 from storage.manifest import Part
 from storage.shard import crc32c
 from storage.url import Folder
@@ -108,21 +108,29 @@ class _Counter:
 
 def _encode(spans: Iterable[Span]) -> tuple[dict[str, int], bytes]:
     """The Parquet bytes of a part, and its counts, which its footer repeats."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     counter = _Counter()
     tables = list(_tables(spans, counter))
-    if not tables:
-        raise InputError("a part of the corpus holds no document at all")
+    tables = tables or [_table([])]
     counts = counter.counts()
-    table = pa.concat_tables(tables, promote_options="permissive")  # a label may be null in one batch, a number later
+    table = joined(tables)
     table = table.replace_schema_metadata({f"garner.{field}": str(value) for field, value in counts.items()})
     sink = io.BytesIO()
     pq.write_table(
         table, sink, compression="zstd", use_dictionary=["key"], row_group_size=_GROUP, write_page_index=True
     )
     return counts, sink.getvalue()
+
+
+def joined(tables: list["pa.Table"]) -> "pa.Table":
+    """One table; a label may be null in one batch, an integer in the next and a float in a third."""
+    import pyarrow as pa
+
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise RunError(f"a label mixes kinds of values ({error}): make it all text or all numbers") from error
 
 
 def _tables(spans: Iterable[Span], counter: _Counter) -> Iterator["pa.Table"]:
@@ -153,9 +161,21 @@ def _table(batch: list[tuple[Span, int]]) -> "pa.Table":
         "text_begin": pa.array([span.text_begin for span in spans], pa.int32()),
         "image": pa.array([span.image for span in spans], pa.large_binary()),
     }
-    for label in spans[0].labels:
-        columns[label] = pa.array([span.labels[label] for span in spans])
+    for label in spans[0].labels if spans else ():
+        columns[label] = _label(label, spans)
     return pa.table(columns)
+
+
+def _label(label: str, spans: list[Span]) -> "pa.Array":
+    import pyarrow as pa
+
+    try:
+        return pa.array([span.labels[label] for span in spans])
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise RunError(
+            f"label {label!r} mixes kinds of values near document {spans[0].key!r} ({error}): "
+            "make it all text, all numbers, or all true and false"
+        ) from error
 
 
 def _lists(arrays: list[np.ndarray | None]) -> "pa.Array":

@@ -37,8 +37,8 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
         raise InputError(f"{where} is not a valid {kind.__name__}: {error}") from error
 
 
-def convert(data: Mapping[str, Any], kind: type[T], where: str) -> T:
-    """A decoded TOML table as a `kind`; `where` is the path of the table in the recipe."""
+def convert(data: Mapping[str, Any], kind: Any, where: str) -> Any:
+    """A decoded TOML table as a `kind` (a `Value` or a union of them); `where` is its path in the recipe."""
     try:
         return msgspec.convert(data, type=kind, dec_hook=_decode, strict=True)
     except msgspec.ValidationError as error:

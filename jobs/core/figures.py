@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,7 +18,7 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": INK,
     "axes.grid": True,
     "axes.labelcolor": INK,
-    "axes.prop_cycle": matplotlib.cycler(color=PALETTE),
+    "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
@@ -38,13 +39,11 @@ _STYLE: dict[str, Any] = {
 @contextmanager
 def style() -> Iterator[None]:
     """Draw inside this to get the project's look; nothing global is left changed."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
         yield
 
 
-def panels(
-    columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.6, 3.2)
-) -> tuple[Figure, list[Axes]]:
+def panels(columns: int = 1, rows: int = 1, size: tuple[float, float] = (4.6, 3.2)) -> tuple[Figure, list[Axes]]:
     """A figure with `rows * columns` axes (row by row), each `size` inches; needs no display."""
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)

@@ -1,0 +1,140 @@
+"""Building one cache: claim, tokenise, plan, harvest, seal. Each stage does only what the lake does not hold yet."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pipeline import readers, survey
+from pipeline.corpus import Corpus
+from pipeline.facts import CacheFacts
+from pipeline.plan import CacheStep
+from pipeline.progress import Progress
+from pipeline.recipe import CacheTable, PoolTable
+from storage.cache import Cache
+from storage.dtype import DtypeName
+from storage.errors import RunError
+from storage.lake import Lake
+from storage.manifest import Claim, SourceFile
+from storage.segment import Segment
+from storage.site import Site
+from storage.value import Value, convert
+from workers.pool import Pool
+
+if TYPE_CHECKING:
+    from workers.harvest import HarvestSpec
+
+
+class CacheRun(Value):
+    """All that building one cache needs."""
+
+    step: CacheStep
+    table: CacheTable
+    corpus: Corpus
+    model_dtype: DtypeName
+    pool: PoolTable
+
+
+def build(run: CacheRun, lake: Lake, pool: Pool, progress: Progress) -> Cache:
+    """Bring one cache to where the recipe wants it, and open it."""
+    facts = run.step.facts
+    cache = lake.create(facts.record)
+    for segment in _segments(cache, facts, run.table.unit):
+        if not segment.planned:
+            _tokenise(run, segment, pool, progress)
+        _harvest(run, segment, pool, progress)
+    return Cache(cache.folder)
+
+
+def _segments(cache: Cache, facts: CacheFacts, unit: int) -> Iterator[Segment]:
+    """Known segments first, then one for the files that none of them took."""
+    yield from cache.segments
+    if facts.new_files:
+        files, groups = facts.new_files, _groups(facts.new_files)
+        segment = cache.next_segment()
+        claim = segment.claim(Claim(files=files, parts=groups, unit=unit))
+        if claim.files != files:
+            raise RunError(f"{segment.folder}: another run has just claimed other files; run again to join it")
+        yield segment
+
+
+def _groups(files: tuple[SourceFile, ...]) -> tuple[tuple[int, ...], ...]:
+    """Indices of the files of every token part."""
+    sizes = [len(part) for part in survey.parts(survey.CorpusFacts(files=files))]
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    return tuple(tuple(range(start, start + size)) for start, size in zip(starts, sizes, strict=True))
+
+
+def _tokenise(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -> None:
+    from workers.tokenise import TokeniseSpec, TokenWorker
+    from workers.tokens import Tokenisation
+
+    facts = run.step.facts
+    spec = TokeniseSpec(
+        source=facts.source,
+        revision=facts.revision,
+        tokenisation=convert(facts.tokenisation, Tokenisation, run.step.name),
+        segment=segment.folder.url,
+        number=segment.number,
+    )
+    missing = sorted(set(range(len(segment.claimed.parts))) - segment.parts_done())
+    meter = progress.meter(f"{run.step.name}: tokens", len(missing), "parts")
+    for _ in pool.map(partial(TokenWorker, spec, partial(readers.read, run.corpus)), missing):
+        meter.advance(1)
+    plan = segment.fix()
+    meter.close(f"{plan.rows:,} rows of {plan.documents:,} documents")
+    if plan.rows == 0:
+        raise RunError(f"{run.step.name}: the corpus's {plan.documents} documents have no token at all")
+
+
+def _harvest(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -> None:
+    """Harvest the units that some site lacks, then seal."""
+    wanted = [site for site in map(Site.parse, run.step.facts.widths) if site not in segment.sealed]
+    if not wanted:
+        return
+    dtype = run.table.dtype
+    layouts = {site: segment.layout(run.step.facts.widths[str(site)], dtype) for site in wanted}
+    for site, shape in layouts.items():
+        segment.create_array(site, shape)
+    _harvest_units(run, segment, wanted, pool, progress)
+    for site, shape in layouts.items():
+        segment.seal(site, shape)
+
+
+def _harvest_units(run: CacheRun, segment: Segment, sites: list[Site], pool: Pool, progress: Progress) -> None:
+    from workers.harvest import Harvester, UnitTask
+
+    done = {site: segment.units_done(site) for site in sites}
+    tasks = [
+        UnitTask(unit=unit, sites=tuple(site for site in sites if unit not in done[site]))
+        for unit in range(segment.plan.n_units)
+    ]
+    tasks = [task for task in tasks if task.sites]
+    rows = [stop - first for first, stop in (segment.plan.unit_range(task.unit) for task in tasks)]
+    meter = progress.meter(f"{run.step.name}: {len(sites)} sites", sum(rows), "rows")
+    for receipt in pool.map(partial(Harvester, _spec(run, segment, sites)), tasks):
+        meter.advance(receipt.rows, receipt.forward_tokens)
+    meter.close()
+
+
+def _spec(run: CacheRun, segment: Segment, sites: list[Site]) -> "HarvestSpec":
+    from workers.harvest import HarvestSpec, Rows
+    from workers.model import ModelSpec
+
+    facts = run.step.facts
+    rows: dict[str, Rows] = {"patches": "patches", "entries": "entries"}
+    model = ModelSpec(
+        source=facts.source,
+        revision=facts.revision,
+        device="cuda" if run.pool.gpus else "cpu",
+        dtype=run.model_dtype,
+    )
+    return HarvestSpec(
+        model=model,
+        segment=segment.folder.url,
+        number=segment.number,
+        widths={str(site): facts.widths[str(site)] for site in sites},
+        dtype=run.table.dtype,
+        rows=rows.get(facts.tokenisation["kind"], "tokens"),
+        batch_tokens=run.pool.batch_tokens,
+        nonfinite=run.table.nonfinite,
+    )

@@ -1,0 +1,233 @@
+"""What planning needs to know of the world: models, corpora, and what the lake holds already. All reading is here."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline import survey
+from pipeline.corpus import Corpus, Images, Vocabulary, content_column, name
+from pipeline.recipe import CacheTable, ModelTable, Opened, suggestion
+from storage.cache import Cache, unseen
+from storage.errors import InputError
+from storage.lake import Lake
+from storage.manifest import CacheIdentity, CacheRecord, ModelIdentity, SourceFile, make_record
+from storage.site import Site
+from storage.value import Value, convert
+
+log = logging.getLogger(__name__)
+
+
+class SegmentState(Value):
+    """How far one segment of a cache has come."""
+
+    number: int
+    files: int
+    rows: int | None
+    """None until its tokens are indexed."""
+    rows_per_unit: int
+    units: int
+    done: dict[str, int]
+    """Units marked, by site; a sealed site has all of them."""
+    sealed: tuple[str, ...]
+
+
+class CacheFacts(Value):
+    """All that is known of one cache of the recipe."""
+
+    record: CacheRecord
+    folder: str
+    """Name of its folder in the lake, there or not yet."""
+    widths: dict[str, int]
+    """Width of every site the recipe asks for."""
+    segments: tuple[SegmentState, ...]
+    new_files: tuple[SourceFile, ...]
+    """Files that no segment took yet; they will be the next segment."""
+    gone: int
+    """Files of earlier segments that the corpus no longer has; their rows stay."""
+    source: str
+    """Where the model is read: hub id or absolute folder."""
+    revision: str
+    tokenisation: dict[str, Any]
+
+
+class Facts(Value):
+    """All that planning knows."""
+
+    caches: dict[str, CacheFacts]
+    shared: dict[str, CacheFacts]
+    """Caches that jobs name and only the lake knows."""
+    artifacts: frozenset[str]
+    """Finished artifacts in the lake."""
+
+
+def gather(opened: Opened, named: frozenset[str]) -> Facts:
+    """Look at every model, corpus and cache of the recipe; `InputError` where one is not as the recipe says.
+
+    `named` are the caches that jobs read; those the recipe does not define are looked up in the lake.
+    """
+    lake = Lake(opened.lake)
+    files = {name: survey.survey(one).files for name, one in opened.corpora.items() if _used(opened, name)}
+    caches = {
+        name: _cache_facts(opened, lake, name, table, files[table.corpus])
+        for name, table in opened.recipe.caches.items()
+    }
+    return Facts(
+        caches=caches,
+        shared={name: _shared_facts(_shared(opened, lake, name)) for name in sorted(named - set(caches))},
+        artifacts=frozenset(lake.artifacts()),
+    )
+
+
+def model_source(table: ModelTable, base: str) -> str:
+    """An absolute folder where there is one, else the hub id as it is."""
+    folder = (Path(base) / Path(table.name).expanduser()).resolve()
+    return str(folder) if folder.is_dir() or table.name.startswith((".", "/", "~")) else table.name
+
+
+def _shared(opened: Opened, lake: Lake, name: str) -> Cache:
+    try:
+        return lake.cache(name)
+    except InputError as error:
+        raise InputError(
+            f"a job names cache {name!r}, which the recipe does not define: "
+            f"{suggestion(name, opened.recipe.caches)}; nor does the lake help: {error}"
+        ) from error
+
+
+def _used(opened: Opened, corpus: str) -> bool:
+    return any(cache.corpus == corpus for cache in opened.recipe.caches.values())
+
+
+def _cache_facts(
+    opened: Opened, lake: Lake, alias: str, table: CacheTable, files: tuple[SourceFile, ...]
+) -> CacheFacts:
+    from workers import model as models
+
+    where, corpus = f"caches.{alias}", opened.corpora[table.corpus]
+    model = opened.recipe.models[table.model]
+    source = model_source(model, opened.base)
+    facts = models.inspect(source, model.revision)
+    tokenisation = _tokenisation(table, corpus, facts, where)
+    widths = _widths(corpus, facts, table, where)
+    identity = CacheIdentity(
+        model=ModelIdentity(
+            name=facts.name, revision=facts.revision, weights=facts.weights, config=facts.config, dtype=model.dtype
+        ),
+        tokenizer=facts.tokenizer + facts.processor,
+        corpus=msgspec.to_builtins(corpus),
+        tokenisation=tokenisation,
+        dtype=table.dtype,
+    )
+    record = make_record(f"{facts.name}.{name(corpus)}", identity, {"model": source, "revision": facts.revision})
+    held = lake.find(record)
+    files = _with_digests(files, held)
+    return CacheFacts(
+        record=held.record if held else record,
+        folder=held.id if held else record.folder,
+        widths={str(site): width for site, width in widths.items()},
+        segments=_segments(held) if held else (),
+        new_files=unseen(held, files) if held else files,
+        gone=len(set(held.taken) - {file.path for file in files}) if held else 0,
+        source=source,
+        revision=facts.revision,
+        tokenisation=tokenisation,
+    )
+
+
+def _tokenisation(table: CacheTable, corpus: Corpus, facts: Any, where: str) -> dict[str, Any]:
+    """The canonical tokenisation: its kind follows from the corpus unless given, its context from the model."""
+    from workers.tokens import Tokenisation
+
+    kind = table.tokenise.get("kind", _natural(corpus))
+    wanted: dict[str, Any] = {"kind": kind, **table.tokenise}
+    if kind in ("patches", "entries"):
+        if table.context is not None:
+            raise InputError(f"{where}.context: {kind} have no context; leave it out")
+    else:
+        limit = facts.context
+        if table.context is not None and limit and table.context > limit:
+            raise InputError(
+                f"{where}.context = {table.context}: model {facts.name} takes at most {limit} tokens; lower it"
+            )
+        wanted["context"] = table.context or limit or None
+    if (kind == "patches") != (facts.kind == "vision"):
+        raise InputError(
+            f"{where}: model {facts.name} reads {'images' if facts.kind == 'vision' else 'text'}, "
+            f"but its corpus {table.corpus!r} is tokenised as {kind}: pair it with another corpus"
+        )
+    decoded = convert(wanted, Tokenisation, f"{where}.tokenise")
+    return dict(msgspec.to_builtins(decoded))
+
+
+def _natural(corpus: Corpus) -> str:
+    match corpus:
+        case Vocabulary():
+            return "entries"
+        case Images():
+            return "patches"
+        case _:
+            return {"text": "documents", "messages": "chat", "input_ids": "ids"}[content_column(corpus)[0]]
+
+
+def _widths(corpus: Corpus, facts: Any, table: CacheTable, where: str) -> Mapping[Site, int]:
+    from workers import model as models
+
+    if isinstance(corpus, Vocabulary):
+        if wrong := [str(site) for site in table.sites if site.kind not in ("embed", "unembed")]:
+            raise InputError(f"{where}.sites: a vocabulary has the sites embed and unembed, found {', '.join(wrong)}")
+        return dict.fromkeys(table.sites, facts.width)
+    try:
+        return models.check_sites(facts.source, facts.revision, table.sites)
+    except InputError as error:
+        raise InputError(f"{where}.sites: {error}") from error
+
+
+def _with_digests(files: tuple[SourceFile, ...], held: Cache | None) -> tuple[SourceFile, ...]:
+    """The files with what their contents hash to; a file whose size and time did not change is not read again."""
+    taken = held.taken if held else {}
+    known = {path: file.digest for path, file in taken.items()}
+    same = {file.path for file in files if file.path in taken and _same(file, taken[file.path])}
+    return tuple(
+        msgspec.structs.replace(file, digest=known[file.path] if file.path in same else survey.digest(file))
+        for file in files
+    )
+
+
+def _same(file: SourceFile, taken: SourceFile) -> bool:
+    return (file.size, file.stamp) == (taken.size, taken.stamp)
+
+
+def _segments(cache: Cache) -> tuple[SegmentState, ...]:
+    states = []
+    for segment in cache.segments:
+        planned = segment.planned
+        sites = segment.folder.names("done")
+        states.append(
+            SegmentState(
+                number=segment.number,
+                files=len(segment.claimed.files),
+                rows=segment.plan.rows if planned else None,
+                rows_per_unit=segment.plan.rows_per_unit if planned else segment.claimed.unit,
+                units=segment.plan.n_units if planned else 0,
+                done={site: len(segment.units_done(Site.parse(site))) for site in sites},
+                sealed=tuple(str(site) for site in sorted(segment.sealed)),
+            )
+        )
+    return tuple(states)
+
+
+def _shared_facts(cache: Cache) -> CacheFacts:
+    return CacheFacts(
+        record=cache.record,
+        folder=cache.id,
+        widths={str(site): cache.site(site).d for site in cache.sites},
+        segments=_segments(cache),
+        new_files=(),
+        gone=0,
+        source=cache.record.made.get("model", ""),
+        revision=cache.record.identity.model.revision,
+        tokenisation=cache.record.identity.tokenisation,
+    )

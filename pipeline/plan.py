@@ -1,0 +1,181 @@
+"""The plan: from a recipe and the facts to the steps that are left. Pure: no reading, no writing, no clock."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+import jobs
+from jobs.core.context import Read
+from pipeline.facts import CacheFacts, Facts
+from pipeline.recipe import Opened, expand, suggestion
+from storage.artifact import Input
+from storage.dtype import logical
+from storage.errors import InputError
+from storage.layout import layout, memory_bound
+from storage.value import Value, convert, identity
+
+_BYTES_PER_TOKEN = 4
+"""Of English text, roughly; used only to say how large a corpus will be before its tokens are counted."""
+
+
+class Study(Value):
+    """One job of a recipe, decoded."""
+
+    name: str
+    kind: str
+    config: Any
+    """The job module's own `Config`."""
+    reads: tuple[Read, ...]
+
+
+class CacheStep(Value):
+    """Harvest what a cache lacks."""
+
+    name: str
+    """In the recipe."""
+    facts: CacheFacts
+    lacking: dict[str, int]
+    """For every site, the units that known segments lack."""
+    done: bool
+
+    @property
+    def rows(self) -> int:
+        """Rows of the segments whose tokens are indexed."""
+        return sum(segment.rows or 0 for segment in self.facts.segments)
+
+    @property
+    def estimate(self) -> int:
+        """Rows that new files may add, roughly."""
+        return sum(file.size for file in self.facts.new_files) // _BYTES_PER_TOKEN
+
+
+class JobStep(Value):
+    """Run a study that has no artifact yet."""
+
+    name: str
+    kind: str
+    config: Any
+    inputs: dict[str, Input]
+    artifact: str
+    """Folder name of its artifact."""
+    done: bool
+
+
+Step = CacheStep | JobStep
+
+
+def studies(opened: Opened) -> tuple[Study, ...]:
+    """The recipe's jobs, each decoded by its own module; errors carry the table's name."""
+    return tuple(_study(name, table) for name, table in expand(opened.recipe.jobs).items())
+
+
+def plan(opened: Opened, work: tuple[Study, ...], facts: Facts) -> tuple[Step, ...]:
+    """Every step in the order in which it can run, done or not."""
+    caches = tuple(_cache_step(name, one) for name, one in facts.caches.items())
+    return (*caches, *(_job_step(opened, study, facts) for study in work))
+
+
+def _study(name: str, table: Mapping[str, Any]) -> Study:
+    where = f"jobs.{name}"
+    if "kind" not in table:
+        raise InputError(f"{where} has no kind; the kinds are {', '.join(jobs.names())}")
+    try:
+        module = jobs.load(table["kind"])
+    except InputError as error:
+        raise InputError(f"{where}.kind: {error}; {suggestion(str(table['kind']), jobs.names())}") from error
+    config = convert({key: value for key, value in table.items() if key != "kind"}, module.Config, where)
+    return Study(name=name, kind=table["kind"], config=config, reads=module.reads(config))
+
+
+def _cache_step(name: str, facts: CacheFacts) -> CacheStep:
+    lacking = {
+        site: sum(segment.units - segment.done.get(site, 0) for segment in facts.segments if segment.rows is not None)
+        for site in facts.widths
+    }
+    sealed = all(site in segment.sealed for segment in facts.segments for site in facts.widths)
+    return CacheStep(
+        name=name, facts=facts, lacking=lacking, done=bool(sealed and facts.segments and not facts.new_files)
+    )
+
+
+def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:
+    known = {**facts.caches, **facts.shared}
+    for read in study.reads:
+        _check_read(study, read, known[read.cache])
+    inputs = {
+        read.cache: Input(cache=known[read.cache].folder, segments=segments_to_be(known[read.cache]))
+        for read in study.reads
+    }
+    artifact = f"{study.kind}-{_artifact_id(study, inputs)}"
+    return JobStep(
+        name=study.name,
+        kind=study.kind,
+        config=study.config,
+        inputs=inputs,
+        artifact=artifact,
+        done=artifact in facts.artifacts,
+    )
+
+
+def segments_to_be(facts: CacheFacts) -> int:
+    """Segments the cache will have when the recipe has run."""
+    return len(facts.segments) + bool(facts.new_files)
+
+
+def _check_read(study: Study, read: Read, facts: CacheFacts) -> None:
+    for site in read.sites:
+        if str(site) not in facts.widths:
+            raise InputError(
+                f"cache {read.cache!r} holds sites {', '.join(facts.widths)}; job {study.name!r} asks for {site}: "
+                f"add it to [caches.{read.cache}] and run again"
+            )
+
+
+def _artifact_id(study: Study, inputs: Mapping[str, Input]) -> str:
+    """Hash of the kind, the configuration and the caches; a cache's name in the recipe is only an alias."""
+    config = _renamed(
+        msgspec.to_builtins(study.config, enc_hook=str), {name: one.cache for name, one in inputs.items()}
+    )
+    segments = sorted((one.cache, one.segments) for one in inputs.values())
+    return identity({"kind": study.kind, "config": config, "inputs": segments})
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _renamed(one, names) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_renamed(one, names) for one in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+def describe(step: Step) -> tuple[str, str, str]:
+    """(state, name, what is there and what is left), a line of `garner plan`."""
+    state = "done" if step.done else "to do"
+    if isinstance(step, JobStep):
+        return state, step.name, f"{step.kind} -> {step.artifact}"
+    return state, step.name, f"{step.facts.folder}: {_progress(step)}"
+
+
+def _progress(step: CacheStep) -> str:
+    facts = step.facts
+    parts = [f"{len(facts.widths)} sites x {step.rows:,} rows"] if step.rows else []
+    parts += [f"{site} lacks {lacking} units" for site, lacking in step.lacking.items() if lacking]
+    if facts.new_files:
+        parts.append(f"{len(facts.new_files)} new files, {_about(step)}")
+    if any(segment.rows is None for segment in facts.segments):
+        parts.append("a segment whose tokens are not indexed yet")
+    if facts.gone:
+        parts.append(f"{facts.gone} files are gone from the corpus; their rows stay")
+    return "; ".join(parts)
+
+
+def _about(step: CacheStep) -> str:
+    """Size and memory before the tokens are counted."""
+    dtype = step.facts.record.identity.dtype
+    total = step.estimate * sum(step.facts.widths.values()) * logical(dtype).itemsize
+    unit = step.facts.segments[-1].rows_per_unit if step.facts.segments else 2**16
+    held = memory_bound(layout(max(step.estimate, 1), d, dtype, unit) for d in step.facts.widths.values())
+    return (
+        f"about {step.estimate:,} rows, {total / 2**20:,.0f} MiB; at most {held / 2**20:,.0f} MiB of shards in memory"
+    )

@@ -1,0 +1,191 @@
+"""Recipes: the TOML file that says what should exist, decoded strictly. Imports no torch, ray or transformers."""
+
+import difflib
+import itertools
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pipeline import corpus
+from storage.dtype import DtypeName
+from storage.errors import InputError
+from storage.layout import UNIT_ROWS, check_unit
+from storage.site import Site
+from storage.value import Value, checked_name, convert
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class ModelTable(Value):
+    """`[models.<name>]`"""
+
+    name: str
+    """Hub id, or a local folder (relative to the recipe)."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id."""
+    dtype: DtypeName = "float32"
+    """Number type of weights and arithmetic."""
+
+
+class CacheTable(Value):
+    """`[caches.<name>]`"""
+
+    model: str
+    """A name under [models]."""
+    corpus: str
+    """A name under [corpora]."""
+    sites: tuple[Site, ...]
+    """Where hidden states are read; adding one later harvests that one alone."""
+    context: Positive | None = None
+    """Most tokens of a sequence; the model's own limit if not given."""
+    tokenise: dict[str, Any] = {}
+    """How documents become sequences: `kind` (documents, packed, chat, ids, patches, entries) and its options."""
+    dtype: DtypeName = "bfloat16"
+    """Stored number type."""
+    unit: Positive = UNIT_ROWS
+    """Rows that one task owns, a power of two; smaller means more and shorter tasks."""
+    nonfinite: bool = False
+    """Keep rows with NaN or infinity instead of ending the run."""
+
+    def __post_init__(self) -> None:
+        check_unit(self.unit)
+        if not self.sites:
+            raise ValueError('sites is empty: name at least one, for instance sites = ["resid.3"]')
+        if len(set(self.sites)) < len(self.sites):
+            raise ValueError(f"sites must differ, found {', '.join(map(str, self.sites))}")
+
+
+class PoolTable(Value):
+    """`[pool]`: where tasks run; never part of any identity."""
+
+    kind: Literal["ray", "local"] = "ray"
+    """Ray actors, or this process one task after the other."""
+    address: str = "local"
+    """Ray address: "local" starts one for this run, "auto" or host:port joins a cluster."""
+    workers: Natural = 0
+    """Actors at once; 0 means one per GPU asked for, or one per CPU."""
+    gpus: Annotated[float, msgspec.Meta(ge=0)] = 0
+    """GPUs per actor; 0 runs on CPU."""
+    batch_tokens: Positive = 8192
+    """Most tokens of one forward pass, padding included."""
+
+
+class Recipe(Value):
+    """What should exist."""
+
+    lake: str
+    """Root URL of caches and artifacts."""
+    models: dict[str, ModelTable] = {}
+    corpora: dict[str, dict[str, Any]] = {}
+    caches: dict[str, CacheTable] = {}
+    jobs: dict[str, dict[str, Any]] = {}
+    pool: PoolTable = PoolTable()
+
+
+class Opened(Value):
+    """A recipe with the folder that its relative paths start from."""
+
+    recipe: Recipe
+    base: str
+    """Absolute folder of the recipe file."""
+    title: str
+    """The file's stem."""
+    corpora: dict[str, corpus.Corpus]
+    """In canonical form."""
+
+    @property
+    def lake(self) -> str:
+        """The lake's URL, made absolute."""
+        return self.recipe.lake if "://" in self.recipe.lake else str((Path(self.base) / self.recipe.lake).resolve())
+
+
+def read(path: str, settings: Sequence[str] = ()) -> Opened:
+    """The recipe at `path` with `a.b=c` settings applied; `InputError` names the field that is wrong."""
+    file = Path(path)
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no recipe {path}: {_near(file)}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"{path} is not TOML: {error}") from error
+    for setting in settings:
+        table = assign(table, setting)
+    return opened(table, str(file.resolve().parent), file.stem)
+
+
+def opened(table: Mapping[str, Any], base: str, title: str) -> Opened:
+    """A recipe from its decoded table; names are checked, corpora decoded and references resolved."""
+    recipe = convert(table, Recipe, "recipe")
+    for kind in ("models", "corpora", "caches", "jobs"):
+        for name in getattr(recipe, kind):
+            checked_name(name, f"[{kind}.{name}]")
+    corpora = {name: corpus.source(corpus.decode(one, f"corpora.{name}"), base) for name, one in recipe.corpora.items()}
+    for name, cache in recipe.caches.items():
+        _require(cache.model, recipe.models, f"caches.{name}.model", "models")
+        _require(cache.corpus, recipe.corpora, f"caches.{name}.corpus", "corpora")
+    return Opened(recipe=recipe, base=base, title=title, corpora=corpora)
+
+
+def assign(table: Mapping[str, Any], setting: str) -> dict[str, Any]:
+    """A copy of `table` with `a.b=c` set; c is a TOML value, or else a plain string."""
+    path, equals, text = setting.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set {setting!r}: write it as path.to.field=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    return _assigned(table, path.strip().split("."), value, setting)
+
+
+def expand(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Job tables without `sweep`: one for every combination of its values, named `name[field=value,...]`."""
+    expanded: dict[str, dict[str, Any]] = {}
+    for name, table in jobs.items():
+        sweep = table.get("sweep", {})
+        plain = {key: value for key, value in table.items() if key != "sweep"}
+        _check_sweep(sweep, f"jobs.{name}.sweep")
+        for values in itertools.product(*sweep.values()):
+            chosen = dict(zip(sweep, values, strict=True))
+            one: dict[str, Any] = plain
+            for path, value in chosen.items():
+                one = _assigned(one, path.split("."), value, f"jobs.{name}.sweep")
+            suffix = ",".join(f"{path}={value}" for path, value in chosen.items())
+            expanded[f"{name}[{suffix}]" if suffix else name] = one
+    return expanded
+
+
+def _check_sweep(sweep: object, where: str) -> None:
+    if not isinstance(sweep, dict) or not all(isinstance(values, list) and values for values in sweep.values()):
+        raise InputError(f"{where}: each field takes a list of values, for instance seed = [0, 1]; found {sweep!r}")
+
+
+def _assigned(table: Mapping[str, Any], path: Sequence[str], value: object, setting: str) -> dict[str, Any]:
+    first, *rest = path
+    if not rest:
+        return {**table, first: value}
+    inner = table.get(first, {})
+    if not isinstance(inner, Mapping):
+        raise InputError(f"{setting}: {first} is {inner!r}, which has no fields")
+    return {**table, first: _assigned(inner, rest, value, setting)}
+
+
+def _require(name: str, there: Mapping[str, object], where: str, kind: str) -> None:
+    if name not in there:
+        raise InputError(f"{where} = {name!r}: there is no [{kind}.{name}]; {suggestion(name, there)}")
+
+
+def suggestion(name: str, there: Mapping[str, object] | Sequence[str]) -> str:
+    """What the user may have meant, and what there is."""
+    near = difflib.get_close_matches(name, list(there), n=1)
+    have = ", ".join(there) or "none"
+    return f"did you mean {near[0]}? There are: {have}" if near else f"there are: {have}"
+
+
+def _near(file: Path) -> str:
+    there = sorted(one.name for one in file.parent.glob("*.toml")) if file.parent.is_dir() else []
+    return f"{file.parent} holds {', '.join(there) or 'no .toml file'}"

@@ -1,0 +1,90 @@
+"""Running a recipe: every step that is not done, in order, on the recipe's pool."""
+
+import logging
+
+import msgspec
+
+from pipeline.build import CacheRun, build
+from pipeline.facts import Facts, gather
+from pipeline.plan import CacheStep, JobStep, Step, plan, studies
+from pipeline.progress import Progress
+from pipeline.recipe import Opened, PoolTable
+from pipeline.work import JobReceipt, JobTask, JobWorker
+from storage.errors import InputError
+from storage.lake import Lake
+from workers.pool import LocalPool, Pool
+
+log = logging.getLogger(__name__)
+
+
+def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
+    """Look at the world, and plan."""
+    work = studies(opened)
+    facts = gather(opened, frozenset(read.cache for study in work for read in study.reads))
+    return facts, plan(opened, work, facts)
+
+
+def run(opened: Opened, progress: Progress) -> tuple[JobReceipt, ...]:
+    """Build what is missing; the receipts of the jobs that ran."""
+    _, steps = survey(opened)
+    left = [step for step in steps if not step.done]
+    for step in steps:
+        if step.done:
+            log.info("%s: done already", step.name)
+    if not left:
+        return ()
+    lake = Lake(opened.lake)
+    lake.check_writable()
+    pool = make_pool(opened.recipe.pool, opened.lake)
+    for step in left:
+        if isinstance(step, CacheStep):
+            build(_cache_run(opened, step), lake, pool, progress)
+    return _run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress)
+
+
+def make_pool(table: PoolTable, lake: str) -> Pool:
+    """The pool a recipe asks for; Ray is imported only if it is."""
+    if table.kind == "local":
+        return LocalPool()
+    if lake.startswith("memory://"):
+        raise InputError(f'lake = "{lake}" lives in one process; set [pool] kind = "local", or use a folder')
+    from workers.ray_pool import RayPool
+
+    return RayPool(table.address, table.workers, table.gpus)
+
+
+def _cache_run(opened: Opened, step: CacheStep) -> CacheRun:
+    table = opened.recipe.caches[step.name]
+    return CacheRun(
+        step=step,
+        table=table,
+        corpus=opened.corpora[table.corpus],
+        model_dtype=opened.recipe.models[table.model].dtype,
+        pool=opened.recipe.pool,
+    )
+
+
+def _run_jobs(opened: Opened, steps: list[JobStep], pool: Pool, progress: Progress) -> tuple[JobReceipt, ...]:
+    """Jobs side by side; the first that fails ends the run, what is finished stays."""
+    if not steps:
+        return ()
+    meter = progress.meter("jobs", len(steps), "jobs")
+    receipts = []
+    for receipt in pool.map(JobWorker, [_task(opened, step) for step in steps]):
+        meter.advance(1)
+        log.info("%s: %s (%.1f s)", receipt.name, receipt.headline, receipt.seconds)
+        receipts.append(receipt)
+    meter.close()
+    return tuple(receipts)
+
+
+def _task(opened: Opened, step: JobStep) -> JobTask:
+    return JobTask(
+        name=step.name,
+        kind=step.kind,
+        config=msgspec.to_builtins(step.config, enc_hook=str),
+        inputs=step.inputs,
+        artifact=step.artifact,
+        lake=opened.lake,
+        device="cuda" if opened.recipe.pool.gpus else "cpu",
+    )

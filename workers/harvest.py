@@ -1,0 +1,215 @@
+"""The harvester: runs a model over the sequences of a unit and writes the rows of every site asked for.
+
+B: sequences of a batch, T: tokens of its longest, d: width of a site, N: rows.
+"""
+
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal, assert_never
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from storage.dtype import DtypeName, largest
+from storage.errors import RunError
+from storage.index import TokenIndex
+from storage.segment import Segment
+from storage.sequences import Sequence as TokenSequence
+from storage.sequences import Sequences
+from storage.site import Site
+from storage.url import Folder
+from storage.value import Value
+from storage.writer import UnitWriter
+from workers import images
+from workers.model import ModelSpec, load
+
+Rows = Literal["tokens", "patches", "entries"]
+"""What a row stands for: a token of a text, a patch of an image, an entry of the vocabulary."""
+
+
+class HarvestSpec(Value):
+    """What every task of one harvest shares."""
+
+    model: ModelSpec
+    segment: str
+    """URL of the segment's folder."""
+    number: int
+    """The segment's number."""
+    widths: dict[str, int]
+    """Width of every site, by its name."""
+    dtype: DtypeName
+    """Stored number type."""
+    rows: Rows
+    batch_tokens: int
+    """Most tokens of one forward pass, padding included; a longer sequence runs alone."""
+    nonfinite: bool
+    """Whether rows with NaN or infinity are kept instead of ending the run."""
+
+
+class UnitTask(Value):
+    """The rows of one unit, for the sites that lack it."""
+
+    unit: int
+    sites: tuple[Site, ...]
+
+
+class UnitReceipt(Value):
+    """What a harvester says when a unit is marked."""
+
+    unit: int
+    rows: int
+    """Rows marked, counted once for all sites."""
+    forward_tokens: int
+    """Tokens the model ran over, padding not counted; 0 if every shard was there."""
+    seconds: float
+    worker: str
+    """Host and process id."""
+
+
+class Harvester:
+    """A loaded model that turns units into whole shards; called once per unit."""
+
+    def __init__(self, spec: HarvestSpec) -> None:
+        self._spec = spec
+        self._segment = Segment(Folder(spec.segment), spec.number)
+        self._sequences = Sequences(self._segment)
+        self._lm = load(spec.model)
+        self._processor = (
+            images.load_processor(spec.model.source, spec.model.revision) if spec.rows == "patches" else None
+        )
+        self._layouts = {
+            Site.parse(site): self._segment.layout(width, spec.dtype) for site, width in spec.widths.items()
+        }
+
+    def __call__(self, task: UnitTask) -> UnitReceipt:
+        """Harvest one unit; safe to repeat, and safe to be killed at any moment."""
+        started, attempt = time.monotonic(), uuid.uuid4().hex[:12]
+        worker = f"{platform.node()}:{os.getpid()}"
+        with ThreadPoolExecutor(2, thread_name_prefix="garner-write") as executor:
+            writers = [UnitWriter(self._segment, site, self._layouts[site], task.unit, executor) for site in task.sites]
+            tokens = self._fill(task, writers)
+            marks = [writer.finish(attempt, worker) for writer in writers]
+        return UnitReceipt(
+            unit=task.unit,
+            rows=marks[0].rows,
+            forward_tokens=tokens,
+            seconds=time.monotonic() - started,
+            worker=worker,
+        )
+
+    def _fill(self, task: UnitTask, writers: Sequence[UnitWriter]) -> int:
+        """Run every sequence that a missing shard needs; how many tokens that was."""
+        missing = merged([span for writer in writers for span in writer.missing])
+        window = max(self._layouts[site].rows_per_shard for site in task.sites)
+        tokens = 0
+        for first, stop in missing:
+            for batch in batches(self._sequences.touching(first, stop), window, self._spec.batch_tokens):
+                self._run(batch, writers)
+                tokens += sum(len(sequence.input_ids) for sequence in batch)
+        return tokens
+
+    def _run(self, batch: Sequence[TokenSequence], writers: Sequence[UnitWriter]) -> None:
+        sites = [writer.site for writer in writers]
+        read = self._read(batch, sites)
+        lengths = [len(sequence.input_ids) for sequence in batch]
+        for writer in writers:
+            x_ND = self._stored(writer.site, read[writer.site], batch)
+            for sequence, rows in zip(batch, np.split(x_ND, np.cumsum(lengths)[:-1]), strict=True):
+                writer.put(sequence.start, rows)
+
+    def _read(self, batch: Sequence[TokenSequence], sites: Sequence[Site]) -> dict[Site, Tensor]:
+        """The rows of the batch at every site, [N, d], in the order of the batch."""
+        lengths = torch.tensor([len(sequence.input_ids) for sequence in batch])
+        match self._spec.rows:
+            case "entries":
+                ids_N = torch.from_numpy(np.concatenate([sequence.input_ids for sequence in batch])).long()
+                return {site: self._lm.table(site, ids_N) for site in sites}
+            case "tokens":
+                ids_BT, mask_BT = padded(batch, lengths)
+                read = self._lm.read({"input_ids": ids_BT, "attention_mask": mask_BT}, sites)
+                return {site: x_BTd[mask_BT.bool().to(x_BTd.device)] for site, x_BTd in read.items()}
+            case "patches":
+                pixels_BCHW = images.pixels(self._processor, [sequence.image or b"" for sequence in batch])
+                read = self._lm.read({"pixel_values": pixels_BCHW}, sites)
+                kept = int(lengths[0])
+                return {site: x_BTd[:, -kept:].flatten(0, 1) for site, x_BTd in read.items()}
+            case _:
+                assert_never(self._spec.rows)
+
+    def _stored(self, site: Site, x_Nd: Tensor, batch: Sequence[TokenSequence]) -> np.ndarray:
+        """Rows in the stored dtype as NumPy; the only way from torch to storage."""
+        kept_Nd = x_Nd.to(getattr(torch, self._spec.dtype))
+        if not self._spec.nonfinite and not bool(torch.isfinite(kept_Nd).all()):
+            self._refuse(site, x_Nd, kept_Nd, batch)
+        kept_Nd = kept_Nd.cpu()
+        if self._spec.dtype == "bfloat16":
+            return kept_Nd.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return kept_Nd.numpy()
+
+    def _refuse(self, site: Site, x_Nd: Tensor, kept_Nd: Tensor, batch: Sequence[TokenSequence]) -> None:
+        """Name the first document whose row is not finite, and say what to do."""
+        bad = int((~torch.isfinite(kept_Nd).all(dim=1)).nonzero()[0])
+        rows = np.concatenate([np.arange(s.start, s.start + len(s.input_ids)) for s in batch])
+        tokens = TokenIndex([self._segment])
+        document = tokens.document_ids[tokens.documents(rows[bad : bad + 1])[0]]
+        if torch.isfinite(x_Nd[bad]).all():
+            top = float(x_Nd[bad].abs().max())
+            raise RunError(
+                f"site {site}, document {document!r}: {top:.3g} is over {self._spec.dtype}'s largest number "
+                f'{largest(self._spec.dtype):.3g}; set dtype = "bfloat16" for this cache'
+            )
+        raise RunError(
+            f"site {site}, document {document!r}: the model gave NaN or infinity; mend the model or the document, "
+            "or set nonfinite = true for this cache to keep such rows"
+        )
+
+
+def batches(sequences: Iterator[TokenSequence], window: int, tokens: int) -> Iterator[list[TokenSequence]]:
+    """Batches of similar lengths: sequences are sorted within runs of about `window` rows, then cut by padded size."""
+    run: list[TokenSequence] = []
+    rows = 0
+    for sequence in sequences:
+        run.append(sequence)
+        rows += len(sequence.input_ids)
+        if rows >= window:
+            yield from _cut(run, tokens)
+            run, rows = [], 0
+    yield from _cut(run, tokens)
+
+
+def _cut(run: list[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]:
+    batch: list[TokenSequence] = []
+    for sequence in sorted(run, key=lambda one: (-len(one.input_ids), one.start)):
+        longest = len(batch[0].input_ids) if batch else 0
+        if batch and (len(batch) + 1) * longest > tokens:
+            yield batch
+            batch = []
+        batch.append(sequence)
+    if batch:
+        yield batch
+
+
+def padded(batch: Sequence[TokenSequence], lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, int64 [B, T], padded at the right, where no real token can see it."""
+    ids_BT = np.zeros((len(batch), int(lengths.max())), dtype=np.int64)
+    for row_T, sequence in zip(ids_BT, batch, strict=True):
+        row_T[: len(sequence.input_ids)] = sequence.input_ids
+    mask_BT = (torch.arange(ids_BT.shape[1]) < lengths[:, None]).long()
+    return torch.from_numpy(ids_BT), mask_BT
+
+
+def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The union of row ranges, as disjoint ranges in order."""
+    joined: list[tuple[int, int]] = []
+    for first, stop in sorted(ranges):
+        if joined and first <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((first, stop))
+    return joined
