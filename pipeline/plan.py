@@ -103,10 +103,7 @@ def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:
     known = {**facts.caches, **facts.shared}
     for read in study.reads:
         _check_read(study, read, known[read.cache])
-    inputs = {
-        read.cache: Input(cache=known[read.cache].folder, segments=segments_to_be(known[read.cache]))
-        for read in study.reads
-    }
+    inputs = {read.cache: _input(read, study, known[read.cache]) for read in study.reads}
     artifact = f"{study.kind}-{_artifact_id(study, inputs)}"
     return JobStep(
         name=study.name,
@@ -116,6 +113,15 @@ def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:
         artifact=artifact,
         done=artifact in facts.artifacts,
     )
+
+
+def _input(read: Read, study: Study, facts: CacheFacts) -> Input:
+    """What the job will see of the cache; the sites of several reads of one cache are joined."""
+    reads = [one for one in study.reads if one.cache == read.cache]
+    named = {str(site) for one in reads for site in one.sites}
+    every = not all(one.sites for one in reads)
+    sites = tuple(site for site in facts.widths if every or site in named)
+    return Input(cache=facts.folder, segments=segments_to_be(facts), sites=sites)
 
 
 def segments_to_be(facts: CacheFacts) -> int:
@@ -137,8 +143,8 @@ def _artifact_id(study: Study, inputs: Mapping[str, Input]) -> str:
     config = _renamed(
         msgspec.to_builtins(study.config, enc_hook=str), {name: one.cache for name, one in inputs.items()}
     )
-    segments = sorted((one.cache, one.segments) for one in inputs.values())
-    return identity({"kind": study.kind, "config": config, "inputs": segments})
+    seen = sorted((one.cache, one.segments, sorted(one.sites)) for one in inputs.values())
+    return identity({"kind": study.kind, "config": config, "inputs": seen})
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -10,9 +10,10 @@ from pipeline.plan import CacheStep, JobStep, Step, plan, studies
 from pipeline.progress import Progress
 from pipeline.recipe import Opened, PoolTable
 from pipeline.work import JobReceipt, JobTask, JobWorker
-from storage.errors import InputError
+from storage.errors import InputError, RunError
 from storage.lake import Lake
 from workers.pool import LocalPool, Pool
+from workers.ray_environment import decide
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def make_pool(table: PoolTable, lake: str) -> Pool:
         return LocalPool()
     if lake.startswith("memory://"):
         raise InputError(f'lake = "{lake}" lives in one process; set [pool] kind = "local", or use a folder')
+    decide(table.address)
     from workers.ray_pool import RayPool
 
     return RayPool(table.address, table.workers, table.gpus)
@@ -65,16 +67,19 @@ def _cache_run(opened: Opened, step: CacheStep) -> CacheRun:
 
 
 def _run_jobs(opened: Opened, steps: list[JobStep], pool: Pool, progress: Progress) -> tuple[JobReceipt, ...]:
-    """Jobs side by side; the first that fails ends the run, what is finished stays."""
+    """Jobs side by side; one that fails does not keep the others from finishing, and then fails the run."""
     if not steps:
         return ()
     meter = progress.meter("jobs", len(steps), "jobs")
     receipts = []
     for receipt in pool.map(JobWorker, [_task(opened, step) for step in steps]):
         meter.advance(1)
-        log.info("%s: %s (%.1f s)", receipt.name, receipt.headline, receipt.seconds)
+        log.info("%s: %s (%.1f s)", receipt.name, receipt.error or receipt.headline, receipt.seconds)
         receipts.append(receipt)
     meter.close()
+    if failed := [receipt for receipt in receipts if receipt.error]:
+        kind = InputError if all(receipt.wrong_input for receipt in failed) else RunError
+        raise kind("\n".join(f"job {receipt.name!r} failed: {receipt.error}" for receipt in failed))
     return tuple(receipts)
 
 

@@ -1,7 +1,7 @@
 """A job as a task: opens its caches, runs its module, leaves its artifact. Runs in whatever process a pool gives it."""
 
-import logging
 import time
+import traceback
 from typing import Any
 
 import msgspec
@@ -9,10 +9,11 @@ import msgspec
 import jobs
 from jobs.core.context import Context
 from storage.artifact import ArtifactWriter, Input, Record, versions
+from storage.cache import Cache
+from storage.errors import GarnerError, InputError
 from storage.lake import Lake
+from storage.site import Site
 from storage.value import Value, convert
-
-log = logging.getLogger(__name__)
 
 
 class JobTask(Value):
@@ -33,37 +34,53 @@ class JobTask(Value):
 
 
 class JobReceipt(Value):
-    """What a job says when its record is written."""
+    """What a job says when its record is written, or why it failed."""
 
     name: str
     artifact: str
-    headline: str
-    seconds: float
+    headline: str = ""
+    error: str = ""
+    """Why there is no artifact; empty if there is one."""
+    wrong_input: bool = False
+    """Whether the error is the user's to mend."""
+    seconds: float = 0.0
 
 
 class JobWorker:
-    """Runs studies, one per call."""
+    """Runs studies, one per call. A study that fails says so in its receipt, so that others can finish."""
 
     def __call__(self, task: JobTask) -> JobReceipt:
         """Run one study; safe to repeat, for the first finished record stands."""
-        started = time.monotonic()
-        module = jobs.load(task.kind)
-        config = convert(task.config, module.Config, f"jobs.{task.name}")
-        lake = Lake(task.lake)
-        caches = {name: lake.cache(one.cache).restricted(one.segments) for name, one in task.inputs.items()}
-        writer = ArtifactWriter(lake.artifact_folder(task.artifact))
-        report = module.run(config, Context(caches, writer, task.device))
-        record = Record(
-            kind=task.kind,
-            id=task.artifact.rpartition("-")[2],
-            config=task.config,
-            inputs=task.inputs,
-            report=msgspec.to_builtins(report),
-            files=writer.files,
-            versions=versions(),
-            seconds=time.monotonic() - started,
-        )
-        kept = writer.close(record)
-        return JobReceipt(
-            name=task.name, artifact=task.artifact, headline=kept.report["headline"], seconds=record.seconds
-        )
+        try:
+            return _run(task)
+        except GarnerError as error:
+            wrong_input = isinstance(error, InputError)
+            return JobReceipt(name=task.name, artifact=task.artifact, error=str(error), wrong_input=wrong_input)
+        except Exception:
+            return JobReceipt(name=task.name, artifact=task.artifact, error=traceback.format_exc())
+
+
+def _run(task: JobTask) -> JobReceipt:
+    started = time.monotonic()
+    module = jobs.load(task.kind)
+    config = convert(task.config, module.Config, f"jobs.{task.name}")
+    lake = Lake(task.lake)
+    caches = {name: _opened(lake, one) for name, one in task.inputs.items()}
+    writer = ArtifactWriter(lake.artifact_folder(task.artifact))
+    report = module.run(config, Context(caches, writer, task.device))
+    record = Record(
+        kind=task.kind,
+        id=task.artifact.rpartition("-")[2],
+        config=task.config,
+        inputs=task.inputs,
+        report=msgspec.to_builtins(report),
+        files=writer.files,
+        versions=versions(),
+        seconds=time.monotonic() - started,
+    )
+    kept = writer.close(record)
+    return JobReceipt(name=task.name, artifact=task.artifact, headline=kept.report["headline"], seconds=record.seconds)
+
+
+def _opened(lake: Lake, one: Input) -> Cache:
+    return lake.cache(one.cache).restricted(one.segments, [Site.parse(site) for site in one.sites])

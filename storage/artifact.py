@@ -29,6 +29,8 @@ class Input(Value):
     """The cache's folder name."""
     segments: int
     """How many of its leading segments were read."""
+    sites: tuple[str, ...]
+    """Which of its sites were read."""
 
 
 class Record(Value):

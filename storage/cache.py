@@ -19,13 +19,13 @@ log = logging.getLogger(__name__)
 class Cache:
     """An open cache. What it shows is what was sealed when it was opened; open it again to see more."""
 
-    def __init__(self, folder: Folder, segments: int | None = None) -> None:
-        """The cache at `folder`; `segments` shows only that many of its leading segments."""
+    def __init__(self, folder: Folder, segments: int | None = None, sites: Sequence[Site] | None = None) -> None:
+        """The cache at `folder`; `segments` and `sites` show only so many leading segments, and only those sites."""
         data = folder.find("cache.json")
         if data is None:
             raise InputError(f"{folder} is not a cache: it has no cache.json")
         self.folder = folder
-        self._shown = segments
+        self._n_segments, self._sites = segments, sites
         self.record: CacheRecord = read_record(data, str(folder / "cache.json"))
 
     @property
@@ -38,20 +38,23 @@ class Cache:
         """All segments that were claimed, planned or not, in order."""
         numbers = [int(name) for name in self.folder.names("segments") if name.isdigit()]
         found = [Segment(self.folder / f"segments/{number:05d}", number) for number in sorted(numbers)]
-        return tuple(segment for segment in found if segment.folder.exists("files.json"))[: self._shown]
+        return tuple(segment for segment in found if segment.folder.exists("files.json"))[: self._n_segments]
 
-    def restricted(self, segments: int) -> "Cache":
-        """The same cache with its first `segments` segments only; one that has fewer is not ready."""
-        if len(self.segments) < segments:
-            raise RunError(
-                f"cache {self.id} has {len(self.segments)} segments where {segments} are wanted: run its recipe"
-            )
-        return Cache(self.folder, segments)
+    def restricted(self, segments: int, sites: Sequence[Site]) -> "Cache":
+        """The same cache with its first `segments` segments and with `sites` only; all of that must be sealed."""
+        for site in sites:
+            sealed = len(self.sealed_segments(site))
+            if sealed < segments:
+                raise RunError(
+                    f"cache {self.id} has {sealed} segments of {site} where {segments} are wanted: run its recipe"
+                )
+        return Cache(self.folder, segments, sites)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
-        """Sites that can be read, in order of depth as written."""
-        return tuple(sorted(self.segments[0].sealed)) if self.segments else ()
+        """Sites that can be read, in order of depth."""
+        sealed = self.segments[0].sealed if self.segments else frozenset()
+        return tuple(sorted(site for site in sealed if self._sites is None or site in self._sites))
 
     @cached_property
     def n_rows(self) -> int:

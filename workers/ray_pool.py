@@ -5,8 +5,6 @@ repeat; an exception from a task is the input's fault or ours, and ends the map.
 """
 
 import logging
-import os
-import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -167,15 +165,15 @@ class _Flight:
 
 
 def start(address: str) -> None:
-    """Connect to Ray, or start one for this process: quiet, without a dashboard, and with authentication decided."""
+    """Connect to Ray, or start one for this process, quiet and without a dashboard.
+
+    Authentication must have been decided by `workers.ray_environment.decide` before Ray was imported.
+    """
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address != "local":
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init(
         address="local",
         include_dashboard=False,
