@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import accumulate
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import google_crc32c
 import numpy as np
@@ -16,7 +16,7 @@ from storage.manifest import Seal
 from storage.moments import Moments, merge
 from storage.segment import Segment
 from storage.shard import index, key
-from storage.shuffle import Position, Shuffled
+from storage.shuffle import Order, Shuffled
 from storage.site import Site
 from storage.url import Folder
 
@@ -153,30 +153,18 @@ class Activations:
             return self._gather(np.array([int(rows)]))[0]
         return self._gather(np.asarray(rows, dtype=np.int64))
 
+    @overload
+    def shuffled(self, batch: int = ..., **order: Unpack[Order]) -> Shuffled[np.ndarray]: ...
+    @overload
     def shuffled(
-        self,
-        batch: int = 4096,
-        *,
-        seed: int = 0,
-        epochs: int = 1,
-        keep: np.ndarray | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        with_rows: bool = False,
-        position: Position | None = None,
-    ) -> Shuffled:
-        """Every row once an epoch in a reproducible random order, in batches [<= batch, d]; see `Shuffled`."""
-        return Shuffled(
-            self,
-            batch=batch,
-            seed=seed,
-            epochs=epochs,
-            keep=keep,
-            rank=rank,
-            world_size=world_size,
-            with_rows=with_rows,
-            position=position or Position(),
-        )
+        self, batch: int = ..., *, with_rows: Literal[True], **order: Unpack[Order]
+    ) -> Shuffled[tuple[np.ndarray, np.ndarray]]: ...
+    def shuffled(self, batch: int = 4096, *, with_rows: bool = False, **order: Unpack[Order]) -> Shuffled[Any]:
+        """Every row once an epoch in a reproducible random order: batches x_BD, or (rows_B, x_BD) `with_rows`.
+
+        `seed`, `epochs`, `keep` (bool mask over rows), `rank`, `world_size`, `position`: see `storage.shuffle`.
+        """
+        return Shuffled(self, batch, with_rows, order)
 
     def read_blocks(self, blocks: Sequence[tuple[int, int]]) -> np.ndarray:
         """Row ranges one after the other, [n, d], fetched many at a time."""

@@ -6,7 +6,7 @@ batch. Nothing here depends on threads or on where the rows are kept.
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypedDict, TypeVar, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ WINDOW_ROWS = 2**17
 """Rows of a window where they fit: many documents, so that a batch holds few rows of any one of them."""
 
 T = TypeVar("T")
+Batch = TypeVar("Batch", covariant=True)
 
 
 class Position(Value):
@@ -26,6 +27,23 @@ class Position(Value):
 
     epoch: int = 0
     batch: int = 0
+
+
+class Order(TypedDict, total=False):
+    """How rows are drawn; what is left out has its default."""
+
+    seed: int
+    """Of every permutation; 0."""
+    epochs: int
+    """Times that every kept row comes; 1."""
+    keep: np.ndarray | None
+    """bool [n_rows]: which rows are drawn; all."""
+    rank: int
+    """Which share of the rows; 0."""
+    world_size: int
+    """Shares that together are all rows; 1."""
+    position: Position
+    """Where to continue; at the start."""
 
 
 class Source(Protocol):
@@ -40,47 +58,33 @@ class Source(Protocol):
     def read_blocks(self, blocks: Sequence[tuple[int, int]]) -> np.ndarray: ...
 
 
-class Shuffled:
+class Shuffled(Generic[Batch]):
     """Iterates batches x_BD, or (rows_B, x_BD) with `with_rows`; the last batch of an epoch may be shorter.
 
     `keep` is a bool mask over rows. Of `world_size` ranks, each yields other rows, and together they yield all.
     `position` after any batch, given to a new reader with the same arguments, makes it continue behind that batch.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        batch: int,
-        seed: int,
-        epochs: int,
-        keep: np.ndarray | None,
-        rank: int,
-        world_size: int,
-        with_rows: bool,
-        position: Position,
-    ) -> None:
-        n_rows = source.shape[0]
-        if batch < 1 or not 0 <= rank < world_size:
+    def __init__(self, source: Source, batch: int, with_rows: bool, order: Order) -> None:
+        n_rows, keep = source.shape[0], order.get("keep")
+        self._rank, self._world_size = order.get("rank", 0), order.get("world_size", 1)
+        if batch < 1 or not 0 <= self._rank < self._world_size:
             raise InputError(
-                f"batch = {batch}, rank {rank} of {world_size}: want batch >= 1 and 0 <= rank < world_size"
+                f"batch = {batch}, rank {self._rank} of {self._world_size}: want batch >= 1 and 0 <= rank < world_size"
             )
-        if keep is not None and keep.shape != (n_rows,):
-            raise InputError(
-                f"keep has shape {keep.shape}; it must say for each of the {n_rows} rows whether it is kept"
-            )
-        self.position = position
+        if keep is not None and (keep.shape != (n_rows,) or keep.dtype != bool):
+            raise InputError(f"keep is {keep.dtype} {keep.shape}; it must be bool [{n_rows}]: is each row kept?")
+        self.position = order.get("position", Position())
         self._source, self._keep, self._with_rows = source, keep, with_rows
-        self._batch, self._seed, self._epochs = batch, seed, epochs
-        self._rank, self._world_size = rank, world_size
+        self._batch, self._seed, self._epochs = batch, order.get("seed", 0), order.get("epochs", 1)
         self._blocks = _blocks(n_rows, source.chunk)
         self._per_window = _blocks_per_window(source)
 
-    def __iter__(self) -> Iterator["np.ndarray | tuple[np.ndarray, np.ndarray]"]:
+    def __iter__(self) -> Iterator[Batch]:
         for epoch in range(self.position.epoch, self._epochs):
             for rows_B, x_BD in self._epoch(epoch, self.position.batch):
                 self.position = Position(epoch=epoch, batch=self.position.batch + 1)
-                yield (rows_B, x_BD) if self._with_rows else x_BD
+                yield cast(Batch, (rows_B, x_BD) if self._with_rows else x_BD)
             self.position = Position(epoch=epoch + 1)
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
