@@ -61,5 +61,5 @@ def _artifact_lines(artifact: Artifact) -> Iterator[str]:
     for metric in record.report["metrics"]:
         null = "" if metric.get("null") is None else f"   null {metric['null']:.4g}"
         yield f"  {metric['name']:<40} {metric['value']:.4g}{null}"
-    for name, file in record.files.items():
-        yield f"  file     {name:<30} {file.size:,} bytes"
+    for file in record.files:
+        yield f"  file     {file.name:<30} {file.size:,} bytes"

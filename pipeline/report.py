@@ -14,6 +14,8 @@ from storage.errors import InputError
 from storage.lake import Lake
 from storage.url import Folder
 
+_SHOWN = 8
+"""Metrics per job that the page shows at once; the rest are folded."""
 _HEADLINES = 6
 """Metrics per job in the text summary."""
 
@@ -80,7 +82,8 @@ def number(value: float | None) -> str:
 
 def _job(step: JobStep, artifact: Artifact) -> dict[str, Any]:
     record = artifact.record
-    figures = {name: file for name, file in record.files.items() if name.startswith("figures/")}
+    metrics = [_metric(metric) for metric in record.report["metrics"]]
+    figures = [file for file in record.files if file.name.startswith("figures/")]
     return {
         "name": step.name,
         "anchor": step.artifact,
@@ -90,10 +93,10 @@ def _job(step: JobStep, artifact: Artifact) -> dict[str, Any]:
         "notes": record.report.get("notes", ()),
         "seconds": f"{record.seconds:.1f}",
         "config": json.dumps({"config": record.config, "inputs": _plain(record.inputs)}, indent=2),
-        "metrics": [_metric(metric) for metric in record.report["metrics"]],
+        "metrics": metrics[:_SHOWN],
+        "more": metrics[_SHOWN:],
         "figures": [
-            {"caption": file.caption, "data": base64.b64encode(artifact.read(name)).decode()}
-            for name, file in figures.items()
+            {"caption": file.caption, "data": base64.b64encode(artifact.read(file.name)).decode()} for file in figures
         ],
     }
 

@@ -14,6 +14,8 @@ from storage.value import Value, canonical, decode
 class File(Value):
     """One file of an artifact."""
 
+    name: str
+    """Plain name (`weights.safetensors`, `figures/loss.svg`)."""
     path: str
     """Where it lies, relative to the artifact's folder."""
     size: int
@@ -45,8 +47,8 @@ class Record(Value):
     """By the cache's name in the configuration."""
     report: dict[str, Any]
     """Headline, metrics and notes."""
-    files: dict[str, File]
-    """By plain name (`weights.safetensors`, `figures/loss.svg`)."""
+    files: tuple[File, ...]
+    """In the order in which the job wrote them."""
     versions: dict[str, str]
     seconds: float
     """Wall time of the job."""
@@ -57,16 +59,22 @@ class ArtifactWriter:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.files: dict[str, File] = {}
+        self._files: dict[str, File] = {}
         self._attempt = f"attempt-{uuid.uuid4().hex[:8]}"
 
     def write(self, name: str, data: bytes, caption: str = "") -> None:
         """Keep one file under a plain name; a name may be used once."""
-        if name in self.files:
+        if name in self._files:
             raise RunError(f"the job wrote {name} twice")
         path = f"{self._attempt}/{_checked(name)}"
         self.folder.create(path, data)
-        self.files[name] = File(path=path, size=len(data), crc32c=int(google_crc32c.value(data)), caption=caption)
+        crc = int(google_crc32c.value(data))
+        self._files[name] = File(name=name, path=path, size=len(data), crc32c=crc, caption=caption)
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """What was written so far, in order."""
+        return tuple(self._files.values())
 
     def close(self, record: Record) -> Record:
         """Write the record; if another attempt was first, its record stands and is returned."""
@@ -84,11 +92,16 @@ class Artifact:
         self.folder = folder
         self.record = decode(data, Record, str(folder / "record.json"))
 
+    @property
+    def files(self) -> dict[str, File]:
+        """Every file by its plain name, in the order in which the job wrote them."""
+        return {file.name: file for file in self.record.files}
+
     def read(self, name: str) -> bytes:
         """One file by its plain name, checked."""
-        if name not in self.record.files:
-            raise InputError(f"artifact {self.folder.name} has no {name!r}; it holds {', '.join(self.record.files)}")
-        file = self.record.files[name]
+        if name not in self.files:
+            raise InputError(f"artifact {self.folder.name} has no {name!r}; it holds {', '.join(self.files)}")
+        file = self.files[name]
         data = self.folder.read(file.path)
         if google_crc32c.value(data) != file.crc32c:
             raise RunError(f"{self.folder / file.path} is damaged: its checksum is not the one in record.json")
