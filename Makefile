@@ -18,8 +18,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/garner demo
 
+# one thread per process: with more, tiny tensors on few cores are many times slower
 test: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 check: install
 	$(BIN)/ruff format --check .

@@ -57,11 +57,9 @@ class TokenIndex:
         begin, end = self.offsets(rows)
         spans = self._span_of(rows)
         shift = self._spans["text_begin"][spans]
-        texts = self._texts
-        return [
-            (texts[span].as_py() or "")[a - s : b - s]
-            for span, a, b, s in zip(spans.tolist(), begin.tolist(), end.tolist(), shift.tolist(), strict=True)
-        ]
+        texts = {span: self._texts[span].as_py() or "" for span in np.unique(spans).tolist()}
+        places = zip(spans.tolist(), (begin - shift).tolist(), (end - shift).tolist(), strict=True)
+        return [texts[span][a:b] for span, a, b in places]
 
     def context(self, row: int, before: int = 40, after: int = 20) -> tuple[str, str, str]:
         """Up to `before` characters left of a row's token, the token, and up to `after` characters right of it."""
@@ -70,6 +68,11 @@ class TokenIndex:
         shift = int(self._spans["text_begin"][span])
         a, b = (int(edge[0]) - shift for edge in self.offsets(np.array([row])))
         return text[max(a - before, 0) : a], text[a:b], text[b : b + after]
+
+    @cached_property
+    def has_text(self) -> bool:
+        """Whether every row has its place in a text; images and ready token ids have none."""
+        return len(_flattened(self._column("begin"))) == self.n_rows
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -144,7 +147,7 @@ class TokenIndex:
     def _flat(self, name: str) -> np.ndarray:
         """A per-token column, int32 [n_rows]."""
         if name not in self._flats:
-            values = self._column(name).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+            values = _flattened(self._column(name))
             if len(values) != self.n_rows:
                 raise InputError(f"this cache's tokens have no {name}: its corpus has no text")
             self._flats[name] = values
@@ -155,7 +158,7 @@ class TokenIndex:
         return {}
 
     def _numbers(self, rows: Rows) -> np.ndarray:
-        return np.arange(self.n_rows)[rows] if isinstance(rows, slice) else np.asarray(rows)
+        return np.arange(*rows.indices(self.n_rows)) if isinstance(rows, slice) else np.asarray(rows)
 
     def _span_of(self, rows: Rows) -> np.ndarray:
         """The span of each row; a document without tokens has a span that no row is in."""
@@ -169,6 +172,10 @@ def _read_part(segment: Segment, path: str, crc: int, columns: Sequence[str] | N
     if crc32c((data,)) != crc:
         raise RunError(f"{segment.folder / path} is damaged: its checksum is not the one in plan.json")
     return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
+
+
+def _flattened(lists: "pa.ChunkedArray") -> np.ndarray:
+    return np.asarray(lists.combine_chunks().flatten().to_numpy(zero_copy_only=False))
 
 
 def _shift(table: "pa.Table", name: str, by: int) -> "pa.Table":

@@ -83,6 +83,10 @@ class Folder:
             entries: Iterable[str] = self._fs.ls(path, detail=False)
         except FileNotFoundError:
             return ()
+        except NotADirectoryError as error:
+            raise InputError(f"{self} is a file, or lies below one: name a folder") from error
+        except PermissionError as error:
+            raise InputError(f"no permission to list {self} ({error}): make it readable, or name another") from error
         found = {PurePosixPath(entry).name for entry in entries if entry.rstrip("/") != path.rstrip("/")}
         return tuple(sorted(one for one in found if not one.startswith(".")))
 
@@ -101,9 +105,12 @@ class Folder:
 
     def replace(self, name: str, data: bytes) -> None:
         """Write a derived page that may be made again (a report); never used for a record."""
-        if self.local is not None:
-            (self.local / name).parent.mkdir(parents=True, exist_ok=True)
-        self._fs.pipe_file(self._path(name), data)
+        try:
+            if self.local is not None:
+                (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+            self._fs.pipe_file(self._path(name), data)
+        except OSError as error:
+            raise InputError(f"cannot write {self / name} ({error}): name a place you may write to") from error
 
     def remove(self, name: str) -> None:
         """Delete one object or everything below a folder."""
@@ -114,7 +121,9 @@ class Folder:
         try:
             return fsspec.core.url_to_fs(self.url)[0]
         except (ImportError, ValueError) as error:
-            raise InputError(f"cannot open {self.url}: {error}") from error
+            raise InputError(
+                f"cannot open {self.url} ({error}): name a folder, or install the fsspec package of that scheme"
+            ) from error
 
     def _path(self, name: str) -> str:
         return str(self._fs._strip_protocol(f"{self.url}/{name}" if name else self.url))

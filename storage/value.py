@@ -7,6 +7,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import msgspec
 
+from storage.advice import advice
 from storage.errors import InputError
 
 T = TypeVar("T")
@@ -42,9 +43,9 @@ def convert(data: Mapping[str, Any], kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(data, type=kind, dec_hook=_decode, strict=True)
     except msgspec.ValidationError as error:
-        text = str(error)
-        what, _, path = text.partition(" - at `$")
-        raise InputError(f"{where}{path.rstrip('`')}: {what}") from error
+        what, _, path = str(error).partition(" - at `$")
+        path = path.rstrip("`")
+        raise InputError(f"{where}{path}: {what}{advice(what, path, kind, data)}") from error
 
 
 def checked_name(text: str, what: str) -> str:
@@ -62,6 +63,8 @@ def _encode(value: object) -> object:
 
 def _decode(kind: type, raw: object) -> object:
     """Values written as one string (`site = "resid.6"`) have a `parse` class method."""
-    if not isinstance(raw, str) or not hasattr(kind, "parse"):
-        raise NotImplementedError(f"cannot decode {raw!r} as {kind.__name__}")
+    if not hasattr(kind, "parse"):
+        raise NotImplementedError(f"{kind.__name__} has no parse")
+    if not isinstance(raw, str):
+        raise ValueError(f"wanted a {kind.__name__.lower()} in quotes, found {raw!r}")
     return kind.parse(raw)

@@ -196,8 +196,14 @@ def _cut(run: list[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]
 
 
 def padded(batch: Sequence[TokenSequence], lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [B, T], padded at the right, where no real token can see it."""
-    ids_BT = np.zeros((len(batch), int(lengths.max())), dtype=np.int64)
+    """Token ids and attention mask, int64 [B, T], padded at the right, where no real token can see it.
+
+    Each sequence is padded with its own first token: a mask multiplies by 0, which leaves the NaN of a token that the
+    sequence does not hold.
+    """
+    ids_BT = np.array([[sequence.input_ids[0]] for sequence in batch], dtype=np.int64).repeat(
+        int(lengths.max()), axis=1
+    )
     for row_T, sequence in zip(ids_BT, batch, strict=True):
         row_T[: len(sequence.input_ids)] = sequence.input_ids
     mask_BT = (torch.arange(ids_BT.shape[1]) < lengths[:, None]).long()

@@ -176,9 +176,14 @@ def _of_images(source: str, revision: str | None, tokenisation: Patches) -> Span
 def _of_entries(source: str, revision: str | None) -> Spans:
     from workers.encode import Encoder, vocabulary_size
 
-    size = vocabulary_size(source, revision)
-    entries = [(token, text) for token, text in Encoder(source, revision).entries().items() if token < size]
-    return lambda _: (_entry(number, token, text) for number, (token, text) in enumerate(entries))
+    encoder, size = Encoder(source, revision), vocabulary_size(source, revision)
+
+    def spans(_: Iterable[Document]) -> Iterator[Span]:
+        entries = ((token, text) for token, text in encoder.entries().items() if token < size)
+        for number, (token, text) in enumerate(entries):
+            yield _entry(number, token, text)
+
+    return spans
 
 
 def _entry(number: int, token: int, text: str) -> Span:

@@ -78,5 +78,5 @@ class Context:
     def figure(self, name: str, figure: "Figure", caption: str) -> None:
         """Keep a figure as `figures/<name>.svg`; `caption` says what a reader should see in it."""
         sink = io.BytesIO()
-        figure.savefig(sink, format="svg", bbox_inches="tight", metadata={"Date": None})
+        figure.savefig(sink, format="svg", metadata={"Date": None})
         self._artifact.write(f"figures/{name}.svg", sink.getvalue(), caption=caption)

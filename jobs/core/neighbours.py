@@ -1,0 +1,72 @@
+"""Exact nearest neighbours in blocks: chosen in float32, decided in float64.
+
+Shapes: N points, Q of them queried, K neighbours each, C candidates, D width, B a block of queries.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from jobs.core.linalg import blocks, centred
+
+SPARE = 16
+"""Candidates beyond K that are kept for the exact comparison before it is known whether more are needed."""
+
+
+class Neighbours(NamedTuple):
+    """The nearest other points of each query, nearest first; equal distances are ordered by index."""
+
+    indices_QK: Tensor
+    distances_QK: Tensor
+    """Euclidean, float64."""
+
+
+def nearest(x_ND: Tensor, k: int, queries_Q: Tensor | None = None) -> Neighbours:
+    """The k nearest other rows of each queried row (of every row when none are given).
+
+    A point is never its own neighbour, and a copy of it at another index is one. For cosine neighbours hand in unit
+    rows. The float32 distances of a block, |x|^2 + |y|^2 - 2xy, carry a rounding bound; every point that could be
+    among the k nearest within it is measured again as sum (x - y)^2 in float64, so neither the size of a block nor
+    the matrix product's rounding changes the answer.
+    """
+    if not 1 <= k < len(x_ND):
+        raise ValueError(f"{k} neighbours were asked of {len(x_ND)} points: k must be from 1 to {len(x_ND) - 1}")
+    queries_Q = torch.arange(len(x_ND), device=x_ND.device) if queries_Q is None else queries_Q
+    points_ND = centred(x_ND).float()
+    norms_N = points_ND.square().sum(1)
+    found = []
+    for part in blocks(len(queries_Q), 8 * len(x_ND)):
+        candidates_BC = _candidates(points_ND, norms_N, queries_Q[part], k)
+        found.append(_closest(x_ND, queries_Q[part], candidates_BC, k))
+    return Neighbours(torch.cat([part.indices_QK for part in found]), torch.cat([part.distances_QK for part in found]))
+
+
+def _candidates(points_ND: Tensor, norms_N: Tensor, queries_B: Tensor, k: int) -> Tensor:
+    """Indices that are sure to include the k nearest.
+
+    Points are ranked by a lower bound of the squared distance, (1 - r)(|q|^2 + |x|^2) - 2qx with r the rounding bound,
+    less what depends on the query alone; more are taken until the last one's lower bound passes the k-th upper bound.
+    """
+    n, width = points_ND.shape
+    r = (width + 8) * torch.finfo(torch.float32).eps
+    low_BN = torch.addmm((1 - r) * norms_N, points_ND[queries_B], points_ND.T, alpha=-2)
+    low_BN[torch.arange(len(queries_B)), queries_B] = torch.inf
+    size = min(n - 1, k + SPARE)
+    while True:
+        low_BC, index_BC = low_BN.topk(size, largest=False)
+        high_BC = low_BC + 2 * r * (norms_N[queries_B, None] + norms_N[index_BC])
+        if size == n - 1 or bool((low_BC[:, -1] > high_BC.kthvalue(k, dim=1).values).all()):
+            return index_BC
+        size = min(n - 1, 2 * size)
+
+
+def _closest(x_ND: Tensor, queries_B: Tensor, candidates_BC: Tensor, k: int) -> Neighbours:
+    """The k nearest of the candidates, by exact distance and then by index."""
+    by_index_BC = candidates_BC.sort(dim=1).values
+    square_BC = torch.empty(by_index_BC.shape, dtype=torch.float64, device=x_ND.device)
+    for part in blocks(len(queries_B), 16 * by_index_BC.shape[1] * x_ND.shape[1]):
+        apart = x_ND[by_index_BC[part]].double() - x_ND[queries_B[part], None].double()
+        square_BC[part] = apart.square_().sum(2)
+    ordered_BC, order_BC = square_BC.sort(dim=1, stable=True)
+    return Neighbours(by_index_BC.gather(1, order_BC)[:, :k], ordered_BC[:, :k].sqrt())

@@ -1,0 +1,200 @@
+"""Models: what planning needs to know of one without its weights, and one loaded to be read.
+
+B: sequences, T: tokens, d: a site's width, N: rows asked for.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from storage.errors import InputError
+from storage.site import Site
+from storage.value import Value
+from workers import checkpoint, taps
+from workers.sketch import Kind, Sketch, image_shape, sketch, tower_config
+
+# Modules that pool the last hidden states: checkpoints often lack them, and no site is downstream of them.
+_POOLING = {"pooler", "head"}
+
+
+class ModelFacts(Value):
+    """What planning needs of a model; known without loading a weight."""
+
+    name: str
+    """Own name: the last component of the hub id or folder."""
+    source: str
+    """Hub id or absolute folder."""
+    revision: str
+    """Commit of a hub id, "" for a folder."""
+    weights: str
+    """SHA-256 over the names and digests of the weight files."""
+    config: str
+    """SHA-256 of the canonical config.json."""
+    tokenizer: str
+    """SHA-256 over the tokenizer's files, "" where there is none."""
+    processor: str
+    """SHA-256 over the image processor's files, "" where there is none."""
+    kind: Kind
+    """What it reads: token ids or pixels."""
+    layers: int
+    """Blocks."""
+    width: int
+    """Of the residual stream."""
+    vocabulary: int
+    """Rows of the input embedding; 0 for vision."""
+    context: int
+    """Longest sequence its positions admit, in tokens; 0 where there is no limit or none is known."""
+
+
+class ModelSpec(Value):
+    """Which model a worker loads, where and how; small enough to send."""
+
+    source: str
+    """Hub id or absolute folder."""
+    revision: str = ""
+    """Commit of a hub id."""
+    device: str = "cpu"
+    """As torch names it."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and arithmetic."""
+
+
+def inspect(source: str, revision: str | None = None) -> ModelFacts:
+    """The facts of a model; `InputError` where there is none or garner cannot read it."""
+    source, commit = checkpoint.resolve(source, revision)
+    drawn = sketch(source, commit)
+    return ModelFacts(
+        name=Path(source).name,
+        source=source,
+        revision=commit,
+        weights=checkpoint.weights_digest(source, commit),
+        config=checkpoint.config_digest(source, commit),
+        tokenizer=checkpoint.tokenizer_digest(source, commit),
+        processor=checkpoint.processor_digest(source, commit),
+        kind=drawn.kind,
+        layers=drawn.anatomy.layers,
+        width=drawn.anatomy.tap(Site("embed")).width,
+        vocabulary=drawn.vocabulary,
+        context=drawn.context,
+    )
+
+
+def check_sites(source: str, revision: str | None, sites: Sequence[Site]) -> dict[Site, int]:
+    """The width of each site; `InputError` at the first that this model has not, saying what it has."""
+    anatomy = sketch(*checkpoint.resolve(source, revision)).anatomy
+    return {site: anatomy.tap(site).width for site in sites}
+
+
+class LM:
+    """A loaded model: in eval mode, without gradients, on its device."""
+
+    def __init__(self, spec: ModelSpec, module: Any, drawn: Sketch) -> None:
+        self.spec = spec
+        self.module: nn.Module = module
+        """The transformers model itself, unchanged."""
+        self.device = torch.device(spec.device)
+        self.prefix = 0
+        """Leading tokens that are no patches (class token, registers); 0 for text."""
+        self._anatomy = drawn.anatomy
+        if drawn.kind == "vision":
+            self.prefix = self._count_prefix(image_shape(module.config))
+
+    def read(self, inputs: Mapping[str, Tensor], sites: Sequence[Site]) -> dict[Site, Tensor]:
+        """What stands at each site, [B, T, d], on the device; nothing after the deepest site runs.
+
+        `inputs` are `input_ids` [B, T] and, where sequences differ in length, `attention_mask` [B, T] with the padding
+        at the right; or `pixel_values` [B, channels, height, width]. Rows at padding mean nothing.
+        """
+        mask = inputs.get("attention_mask")
+        assert mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all()), "padding stands at the right"
+        wanted = {site: self._anatomy.tap(site) for site in sites}
+        here = {name: self._moved(value) for name, value in inputs.items()}
+        batch = next(iter(here.values())).shape[0]
+        with torch.inference_mode():
+            return taps.read(self.module, wanted, batch, lambda: self.module(**here))
+
+    def table(self, site: Site, rows: Tensor | Sequence[int]) -> Tensor:
+        """Rows of the input (`embed`) or output (`unembed`) embedding by token id, [N, d], as the weights hold them."""
+        if site.kind not in ("embed", "unembed"):
+            raise InputError(f"site {site} is no table of the vocabulary: ask for embed or unembed")
+        weight_Vd = self._embedding if site.kind == "embed" or self._tied else self._unembedding
+        width = self._anatomy.tap(site).width
+        if weight_Vd.shape[1] != width:
+            raise InputError(
+                f"the {site} table of {self.spec.source!r} is of width {weight_Vd.shape[1]}, its site of width {width} "
+                "(the model projects between them): read the other table"
+            )
+        return weight_Vd[torch.as_tensor(rows, device=weight_Vd.device)]
+
+    @property
+    def _embedding(self) -> Tensor:
+        module: Any = self.module
+        return module.get_input_embeddings().weight
+
+    @property
+    def _tied(self) -> bool:
+        module: Any = self.module
+        return bool(module.config.get_text_config().tie_word_embeddings)
+
+    @functools.cached_property
+    def _unembedding(self) -> Tensor:
+        """The output embedding, which hidden states do not need: the checkpoint's own class is loaded once for it."""
+        module: Any = self.module
+        names = [name for name in module.config.architectures or () if hasattr(transformers, name)]
+        head_class = getattr(transformers, names[0]) if names else type(module)
+        if head_class is type(module):
+            raise InputError(f"the checkpoint {self.spec.source!r} holds no unembedding: read embed, or name another")
+        return _load(head_class, self.spec, None).get_output_embeddings().weight.to(self.device)
+
+    def _moved(self, value: Tensor) -> Tensor:
+        dtype = getattr(torch, self.spec.dtype) if value.is_floating_point() else None
+        return value.to(self.device, dtype)
+
+    def _count_prefix(self, shape: tuple[int, int, int]) -> int:
+        """How many tokens come before those that an image's pixels change."""
+        pixels = torch.stack([torch.zeros(shape), torch.linspace(-1, 1, shape[0] * shape[1] * shape[2]).view(shape)])
+        x_BTd = self.read({"pixel_values": pixels}, [Site("embed")])[Site("embed")]
+        patches_T = (x_BTd[0] != x_BTd[1]).any(-1)
+        prefix = int(patches_T.int().argmax())
+        if not bool(patches_T[prefix:].all()):
+            raise InputError(f"model {self.spec.source!r} has tokens after its patches: garner reads none such")
+        return prefix
+
+
+def load(spec: ModelSpec) -> LM:
+    """The model of `spec` with its weights; `InputError` where they are not whole."""
+    source, commit = checkpoint.resolve(spec.source, spec.revision)
+    drawn = sketch(source, commit)
+    module = _load(AutoModel, spec, drawn.attention)
+    return LM(spec, module.to(spec.device).eval().requires_grad_(False), drawn)
+
+
+def _load(model_class: Any, spec: ModelSpec, attention: str | None) -> Any:
+    source, commit = checkpoint.resolve(spec.source, spec.revision)
+    transformers.logging.disable_progress_bar()  # many workers share one terminal
+    try:
+        model, report = model_class.from_pretrained(
+            source,
+            revision=commit or None,
+            config=tower_config(source, commit),
+            dtype=getattr(torch, spec.dtype),
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"the weights of model {source!r} cannot be loaded: {error}: save or fetch them again"
+        ) from error
+    if missing := sorted(key for key in report["missing_keys"] if not _POOLING & set(key.split("."))):
+        raise InputError(
+            f"model {source!r} lacks {len(missing)} of its weights, {missing[0]} the first, which would be random: "
+            "save or fetch the whole model"
+        )
+    return model
