@@ -7,6 +7,7 @@ from typing import Any
 import google_crc32c
 
 from storage.errors import InputError, RunError
+from storage.manifest import SCHEMA, check_schema
 from storage.url import Folder
 from storage.value import Value, canonical, decode
 
@@ -52,6 +53,7 @@ class Record(Value):
     versions: dict[str, str]
     seconds: float
     """Wall time of the job."""
+    schema: int = SCHEMA
 
 
 class ArtifactWriter:
@@ -89,6 +91,7 @@ class Artifact:
         data = folder.find("record.json")
         if data is None:
             raise InputError(f"{folder} is not a finished artifact: it has no record.json")
+        check_schema(data, str(folder / "record.json"))
         self.folder = folder
         self.record = decode(data, Record, str(folder / "record.json"))
 

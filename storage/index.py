@@ -87,8 +87,10 @@ class TokenIndex:
         """One label for every document [n_documents]: numbers, or str objects; None where there is no value."""
         if name not in self.label_names:
             raise InputError(f"there is no label {name!r}; the labels are {', '.join(self.label_names) or 'none'}")
-        column = self._column(name)
-        return np.asarray(column.take(self._first_spans).to_numpy(zero_copy_only=False))
+        column = self._column(name).take(self._first_spans)
+        if column.null_count:  # NumPy would turn integers into floats to have a NaN
+            return np.asarray(column.to_pylist(), dtype=object)
+        return np.asarray(column.to_numpy(zero_copy_only=False))
 
     @cached_property
     def document_ids(self) -> np.ndarray:

@@ -157,12 +157,17 @@ def make_record(name: str, what: CacheIdentity, made: dict[str, str]) -> CacheRe
 
 
 class _Schema(msgspec.Struct):
-    schema: int
+    schema: int = 1
 
 
-def read_record(data: bytes, where: str) -> CacheRecord:
-    """Decode `cache.json`; a newer schema is refused before anything else of it is looked at."""
+def check_schema(data: bytes, where: str) -> None:
+    """Refuses a record of a newer schema before anything else of it is looked at."""
     found = decode(data, _Schema, where).schema
     if found > SCHEMA:
         raise InputError(f"{where} has schema {found}; this garner reads up to {SCHEMA}: upgrade garner to open it")
+
+
+def read_record(data: bytes, where: str) -> CacheRecord:
+    """Decode `cache.json`."""
+    check_schema(data, where)
     return decode(data, CacheRecord, where)

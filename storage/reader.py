@@ -85,7 +85,8 @@ class Shards:
     def _fetch(self, shard: int, chunks: range) -> np.ndarray:
         size = self.layout.rows_per_chunk * self.layout.row_bytes
         data = self.folder.read(key(shard), chunks.start * size, chunks.stop * size)
-        x_RD = np.frombuffer(data, logical(self.layout.dtype)).reshape(-1, self.layout.d)
+        # a copy, for rows are writable wherever they come from, and torch warns of those that are not
+        x_RD = np.frombuffer(bytearray(data), logical(self.layout.dtype)).reshape(-1, self.layout.d)
         self._check(shard, chunks, x_RD, base=chunks.start)
         return x_RD
 

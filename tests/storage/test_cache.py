@@ -109,6 +109,20 @@ def test_tokens_lead_from_a_row_to_its_document_position_and_text(any_lake):
         tokens.label("topic")
 
 
+def test_a_label_with_a_gap_keeps_its_kind(make_cache):
+    docs = [Doc("a", {"n": 1, "s": "x"}), Doc("b", {"n": None, "s": None}), Doc("c", {"n": 3, "s": "y"})]
+    tokens = make_cache({"embed": np.zeros((3, 2))}, docs).tokens
+    assert tokens.label("n").tolist() == [1, None, 3]
+    assert tokens.label("s").tolist() == ["x", None, "y"]
+
+
+@pytest.mark.parametrize("rows", [slice(2, 5), np.array([4, 1])])
+def test_rows_are_writable_wherever_they_come_from(any_lake, rows):
+    acts = build_cache(any_lake, {"embed": np.arange(12.0)[:, None]}, [[Doc("a b c d e f g h i j k l")]]).site("embed")
+    acts[rows][:] = 0
+    assert acts[rows].flags.writeable
+
+
 def test_moments_are_those_of_the_stored_rows(any_lake, rows):
     dtype, x = rows
     acts = build_cache(any_lake, {"embed": x}, [documents(60), documents(40)], dtype=dtype, unit=64).site("embed")
