@@ -110,17 +110,18 @@ def _run(arguments: argparse.Namespace) -> int:
     from pipeline.progress import Progress
     from pipeline.recipe import read
     from pipeline.report import summary, write
-    from pipeline.run import run
+    from pipeline.run import run, survey
 
     opened, progress = read(arguments.recipe, arguments.set), Progress()
     receipts = run(opened, progress)
-    print(summary(opened))
+    steps = survey(opened)[1]
+    print(summary(opened, steps))
     if not receipts and not progress.forward_tokens:
         print("nothing was missing: no forward pass, no job")
     else:
         print(f"{progress.forward_tokens:,} tokens went through models, {len(receipts)} jobs ran")
     if opened.recipe.jobs:
-        print(f"report: {write(opened)}")
+        print(f"report: {write(opened, steps)}")
     return 0
 
 
@@ -136,8 +137,10 @@ def _status(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from pipeline.recipe import read
     from pipeline.report import write
+    from pipeline.run import survey
 
-    print(write(read(arguments.recipe, arguments.set), arguments.out))
+    opened = read(arguments.recipe, arguments.set)
+    print(write(opened, survey(opened)[1], arguments.out))
     return 0
 
 

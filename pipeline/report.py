@@ -2,13 +2,12 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.plan import CacheStep, JobStep, Step
 from pipeline.recipe import Opened
-from pipeline.run import survey
 from storage.artifact import Artifact
 from storage.errors import InputError
 from storage.lake import Lake
@@ -20,11 +19,10 @@ _HEADLINES = 6
 """Metrics per job in the text summary."""
 
 
-def write(opened: Opened, out: str | None = None) -> str:
-    """Write the page of all finished jobs; where it is."""
+def write(opened: Opened, steps: Sequence[Step], out: str | None = None) -> str:
+    """Write the page of all finished jobs among the recipe's steps; where it is."""
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    steps = survey(opened)[1]
     lake = Lake(opened.lake)
     jobs = [_job(step, lake.artifact(step.artifact)) for step in steps if isinstance(step, JobStep) and step.done]
     if not jobs:
@@ -49,12 +47,13 @@ def place(opened: Opened, out: str | None) -> str:
     return str((lake / "reports" if lake else Path.cwd()) / f"{opened.title}.html")
 
 
-def summary(opened: Opened) -> str:
+def summary(opened: Opened, steps: Sequence[Step]) -> str:
     """What was found, for the terminal: every job's headline and first metrics beside their nulls."""
     lake = Lake(opened.lake)
-    steps: list[Step] = [step for step in survey(opened)[1] if step.done]
-    lines = []
+    lines: list[str] = []
     for step in steps:
+        if not step.done:
+            continue
         if isinstance(step, CacheStep):
             lines.append(f"{step.name}: {step.facts.folder}, {step.rows:,} rows x {len(step.facts.widths)} sites")
             continue

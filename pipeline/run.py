@@ -74,7 +74,7 @@ def _run_jobs(opened: Opened, steps: list[JobStep], pool: Pool, progress: Progre
     receipts = []
     for receipt in pool.map(JobWorker, [_task(opened, step) for step in steps]):
         meter.advance(1)
-        log.info("%s: %s (%.1f s)", receipt.name, receipt.error or receipt.headline, receipt.seconds)
+        log.info("%s: %s", receipt.name, receipt.error or f"done in {receipt.seconds:.1f} s")
         receipts.append(receipt)
     meter.close()
     if failed := [receipt for receipt in receipts if receipt.error]:

@@ -12,6 +12,10 @@ from storage.url import Folder
 from storage.value import Value, canonical, decode
 
 
+VERSION = "0.1.0"
+"""Of garner; pyproject.toml reads it from here, for a cluster may run the code without having installed it."""
+
+
 class File(Value):
     """One file of an artifact."""
 
@@ -115,8 +119,8 @@ def versions() -> dict[str, str]:
     """Versions of what computes numbers here."""
     from importlib.metadata import version
 
-    packages = ("garner", "torch", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("torch", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
+    return {"garner": VERSION, "python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def _checked(name: str) -> str:

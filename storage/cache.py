@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class Cache:
-    """An open cache. What it shows is what was sealed when it was opened; open it again to see more."""
+    """An open cache. What it shows is what was sealed when it was first asked; open it again to see more."""
 
     def __init__(self, folder: Folder, segments: int | None = None, sites: Sequence[Site] | None = None) -> None:
         """The cache at `folder`; `segments` and `sites` show only so many leading segments, and only those sites."""

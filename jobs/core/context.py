@@ -34,7 +34,7 @@ class Metric(Value):
     value: float
     """What was measured, on data that the fit did not see."""
     null: float | None = None
-    """The same measurement where there is nothing to find (shuffled labels, permuted rows); none if it has no meaning."""
+    """The same where there is nothing to find (shuffled labels, permuted rows); none if that has no meaning."""
     about: str = ""
     """What it is, in a few words: definition and unit."""
 

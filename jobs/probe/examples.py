@@ -25,7 +25,7 @@ _BLOCK = 16_384
 class EveryToken(Value, tag_field="kind", tag="every_token"):
     """Each token's state is an example."""
 
-    skip_first: int = 1
+    skip: int = 1
     """Tokens left out at the start of each sequence: the first state is an outlier in most models."""
 
 
@@ -36,7 +36,7 @@ class LastToken(Value, tag_field="kind", tag="last_token"):
 class MeanToken(Value, tag_field="kind", tag="mean_token"):
     """The mean of a document's states stands for the document."""
 
-    skip_first: int = 1
+    skip: int = 1
     """Tokens left out at the start of each sequence: the first state is an outlier in most models."""
 
 
@@ -70,14 +70,14 @@ def draw(tokens: TokenIndex, n_rows: int, pooling: Pooling, cap: int, seed: int)
     n_documents = int(tokens.documents(np.array([n_rows - 1]))[0]) + 1
     rng = np.random.default_rng([seed, 0])
     match pooling:
-        case EveryToken(skip_first=skip):
+        case EveryToken(skip=skip):
             rows_N = _some(n_rows, cap, rng)
             rows_N = rows_N[tokens.positions(rows_N) >= skip]
             examples = _single(tokens, rows_N, n_rows)
         case LastToken():
             rows = [rows[-1:] for rows in _document_rows(tokens, _some(n_documents, cap, rng), 0)]
             examples = _single(tokens, np.sort(_joined(rows)), n_documents)
-        case MeanToken(skip_first=skip):
+        case MeanToken(skip=skip):
             rows = _document_rows(tokens, _some(n_documents, cap, rng), skip)
             ends_N = np.cumsum([len(each) for each in rows], dtype=np.int64)
             first_N = np.array([each[0] for each in rows], dtype=np.int64)
@@ -86,7 +86,7 @@ def draw(tokens: TokenIndex, n_rows: int, pooling: Pooling, cap: int, seed: int)
             assert_never(pooling)
     if not len(examples):
         raise InputError(
-            f"pooling wants tokens to fit on; none of the {n_rows} rows is left after {pooling}: set skip_first = 0"
+            f"pooling wants tokens to fit on; none of the {n_rows} rows is left after {pooling}: set skip = 0"
         )
     return examples
 

@@ -175,6 +175,6 @@ def _worst(probe: Probe, share_CC: np.ndarray) -> str:
     wrong_CC = share_CC - np.diag(share_CC.diagonal())
     row, column = np.unravel_index(wrong_CC.argmax(), wrong_CC.shape)
     if wrong_CC.max() < 0.005:
-        return f"{probe.labels.name} at {probe.site}: hardly anything confused"
+        return f"{probe.labels.name} at {probe.site}:\nhardly anything confused"
     true, taken = probe.labels.classes[row], probe.labels.classes[column]
-    return f"{probe.labels.name} at {probe.site}: {wrong_CC.max():.0%} of {true} taken for {taken}"
+    return f"{probe.labels.name} at {probe.site}:\n{wrong_CC.max():.0%} of {true} taken for {taken}"
