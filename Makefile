@@ -32,7 +32,7 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 real: install
-	$(BIN)/pip install --quiet --disable-pip-version-check '.[real]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[real]'
 	$(BIN)/python -m examples.real
 
 clean:
