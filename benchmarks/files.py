@@ -19,7 +19,7 @@ from storage.shard import ShardMark, empty_rows, write
 from storage.shuffle import Order, Shuffled
 from storage.url import Folder
 
-_ROWS, _D, _BATCH = 2**18, 512, 4096
+_ROWS, _D, _BATCH = 2**17, 512, 4096
 
 
 def writing() -> Result:

@@ -19,7 +19,7 @@ from workers.harvest import Harvester, HarvestSpec, UnitTask, batches, padded
 from workers.model import ModelSpec, load
 
 _EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-_DOCUMENTS = 600
+_DOCUMENTS = 300
 _SITES = ("embed", "resid.1", "resid.3")
 
 

@@ -1,8 +1,11 @@
 """Building one cache: claim, tokenise, plan, harvest, seal. Each stage does only what the lake does not hold yet."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from pipeline import readers, survey
 from pipeline.corpus import Corpus
@@ -10,9 +13,10 @@ from pipeline.facts import CacheFacts
 from pipeline.plan import CacheStep
 from pipeline.progress import Progress
 from pipeline.recipe import CacheTable, PoolTable
-from storage.cache import Cache
+from storage.artifact import versions
+from storage.cache import Cache, unseen
 from storage.dtype import DtypeName
-from storage.errors import RunError
+from storage.errors import InputError, RunError
 from storage.lake import Lake
 from storage.manifest import Claim, SourceFile
 from storage.segment import Segment
@@ -37,21 +41,37 @@ class CacheRun(Value):
 def build(run: CacheRun, lake: Lake, pool: Pool, progress: Progress) -> Cache:
     """Bring one cache to where the recipe wants it, and open it."""
     facts = run.step.facts
-    cache = lake.create(facts.record)
-    for segment in _segments(cache, facts, run.table.unit):
+    cache = lake.create(msgspec.structs.replace(facts.record, made=_provenance(facts)))
+    segments = tuple(_segments(cache, facts, run.table.unit))
+    for segment in segments:
         if not segment.planned:
             _tokenise(run, segment, pool, progress)
+    if not any(segment.plan.rows for segment in segments):
+        documents = sum(segment.plan.documents for segment in segments)
+        raise InputError(
+            f"{run.step.name}: the corpus's {documents} documents have no token at all: give it some with text"
+        )
+    for segment in segments:
         _harvest(run, segment, pool, progress)
     return Cache(cache.folder)
 
 
+def _provenance(facts: CacheFacts) -> dict[str, str]:
+    """What is worth knowing of a cache's making and changes no number."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"model": facts.source, "revision": facts.revision, "time": now, **versions()}
+
+
 def _segments(cache: Cache, facts: CacheFacts, unit: int) -> Iterator[Segment]:
-    """Known segments first, then one for the files that none of them took."""
+    """Known segments first, then one for the files that none of them took.
+
+    Looked up again, for another run may have taken files since this one was planned.
+    """
     yield from cache.segments
-    if facts.new_files:
-        files, groups = facts.new_files, _groups(facts.new_files)
+    files = unseen(cache, facts.new_files)
+    if files:
         segment = cache.next_segment()
-        claim = segment.claim(Claim(files=files, parts=groups, unit=unit))
+        claim = segment.claim(Claim(files=files, parts=_groups(files), unit=unit))
         if claim.files != files:
             raise RunError(f"{segment.folder}: another run has just claimed other files; run again to join it")
         yield segment
@@ -82,8 +102,6 @@ def _tokenise(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -
         meter.advance(1)
     plan = segment.fix()
     meter.close(f"{plan.rows:,} rows of {plan.documents:,} documents")
-    if plan.rows == 0:
-        raise RunError(f"{run.step.name}: the corpus's {plan.documents} documents have no token at all")
 
 
 def _harvest(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -> None:

@@ -9,7 +9,8 @@ import msgspec
 
 from pipeline import survey
 from pipeline.corpus import Corpus, Images, Vocabulary, content_column, name
-from pipeline.recipe import CacheTable, ModelTable, Opened, suggestion
+from pipeline.recipe import CacheTable, ModelTable, Opened
+from storage.advice import suggestion
 from storage.cache import Cache, unseen
 from storage.errors import InputError
 from storage.lake import Lake
@@ -124,7 +125,7 @@ def _cache_facts(
     record = make_record(f"{facts.name}.{name(corpus)}", identity, {"model": source, "revision": facts.revision})
     held = lake.find(record)
     files = _with_digests(files, held)
-    return CacheFacts(
+    found = CacheFacts(
         record=held.record if held else record,
         folder=held.id if held else record.folder,
         widths={str(site): width for site, width in widths.items()},
@@ -135,41 +136,71 @@ def _cache_facts(
         revision=facts.revision,
         tokenisation=tokenisation,
     )
+    _check_tokeniser(found, where)
+    return found
 
 
 def _tokenisation(table: CacheTable, corpus: Corpus, facts: Any, where: str) -> dict[str, Any]:
     """The canonical tokenisation: its kind follows from the corpus unless given, its context from the model."""
     from workers.tokens import Tokenisation
 
-    kind = table.tokenise.get("kind", _natural(corpus))
-    wanted: dict[str, Any] = {"kind": kind, **table.tokenise}
-    if kind in ("patches", "entries"):
-        if table.context is not None:
-            raise InputError(f"{where}.context: {kind} have no context; leave it out")
-    else:
-        limit = facts.context
-        if table.context is not None and limit and table.context > limit:
-            raise InputError(
-                f"{where}.context = {table.context}: model {facts.name} takes at most {limit} tokens; lower it"
-            )
-        wanted["context"] = table.context or limit or None
+    holds, kinds = _kinds(corpus)
+    kind = table.tokenise.get("kind", kinds[0])
+    if kind not in kinds:
+        raise InputError(
+            f"{where}.tokenise.kind = {kind!r}: corpus {table.corpus!r} holds {holds}, which can be tokenised as "
+            f"{' or '.join(kinds)}: name one of these, or another corpus"
+        )
     if (kind == "patches") != (facts.kind == "vision"):
         raise InputError(
             f"{where}: model {facts.name} reads {'images' if facts.kind == 'vision' else 'text'}, "
-            f"but its corpus {table.corpus!r} is tokenised as {kind}: pair it with another corpus"
+            f"but its corpus {table.corpus!r} holds {holds}: pair it with another corpus"
         )
-    decoded = convert(wanted, Tokenisation, f"{where}.tokenise")
-    return dict(msgspec.to_builtins(decoded))
+    wanted: dict[str, Any] = {**table.tokenise, "kind": kind, **_context(table, facts, kind, where)}
+    return dict(msgspec.to_builtins(convert(wanted, Tokenisation, f"{where}.tokenise")))
 
 
-def _natural(corpus: Corpus) -> str:
+def _kinds(corpus: Corpus) -> tuple[str, tuple[str, ...]]:
+    """What a corpus holds, and the kinds of tokenisation that take it, the natural one first."""
     match corpus:
         case Vocabulary():
-            return "entries"
+            return "a vocabulary", ("entries",)
         case Images():
-            return "patches"
+            return "images", ("patches",)
         case _:
-            return {"text": "documents", "messages": "chat", "input_ids": "ids"}[content_column(corpus)[0]]
+            kind = content_column(corpus)[0]
+            return kind, {"messages": ("chat",), "input_ids": ("ids",)}.get(kind, ("documents", "packed"))
+
+
+def _context(table: CacheTable, facts: Any, kind: str, where: str) -> dict[str, int | None]:
+    """`context` where the kind has one: the table's, else the model's limit, else none."""
+    wanted, limit = table.context, facts.context
+    if "context" in table.tokenise:
+        raise InputError(f"{where}.tokenise.context = {table.tokenise['context']!r}: write it as {where}.context")
+    if kind in ("patches", "entries"):
+        if wanted is not None:
+            raise InputError(f"{where}.context = {wanted}: {kind} have no context; leave it out")
+        return {}
+    if wanted is not None and limit and wanted > limit:
+        raise InputError(f"{where}.context = {wanted}: model {facts.name} takes at most {limit} tokens; lower it")
+    if kind == "packed" and not (wanted or limit):
+        raise InputError(
+            f"{where}.context: packed windows need a length, and model {facts.name} has no limit to take it from: "
+            "name one, for instance context = 512"
+        )
+    return {"context": wanted or limit or None}
+
+
+def _check_tokeniser(facts: CacheFacts, where: str) -> None:
+    """Builds what tokenising tasks will build, if there will be any, so that what it lacks shows now."""
+    from workers.tokens import Tokenisation, Tokeniser
+
+    if not facts.new_files and all(segment.rows is not None for segment in facts.segments):
+        return
+    try:
+        Tokeniser(facts.source, facts.revision or None, convert(facts.tokenisation, Tokenisation, where))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def _widths(corpus: Corpus, facts: Any, table: CacheTable, where: str) -> Mapping[Site, int]:

@@ -7,8 +7,9 @@ import msgspec
 
 import jobs
 from jobs.core.context import Read
-from pipeline.facts import CacheFacts, Facts
-from pipeline.recipe import Opened, expand, suggestion
+from pipeline.facts import CacheFacts, Facts, SegmentState
+from pipeline.recipe import Opened, expand
+from storage.advice import suggestion
 from storage.artifact import Input
 from storage.dtype import logical
 from storage.errors import InputError
@@ -79,24 +80,29 @@ def plan(opened: Opened, work: tuple[Study, ...], facts: Facts) -> tuple[Step, .
 def _study(name: str, table: Mapping[str, Any]) -> Study:
     where = f"jobs.{name}"
     if "kind" not in table:
-        raise InputError(f"{where} has no kind; the kinds are {', '.join(jobs.names())}")
-    try:
-        module = jobs.load(table["kind"])
-    except InputError as error:
-        raise InputError(f"{where}.kind: {error}; {suggestion(str(table['kind']), jobs.names())}") from error
+        raise InputError(f"{where} has no kind; add one of {', '.join(jobs.names())}")
+    if table["kind"] not in jobs.names():
+        raise InputError(
+            f"{where}.kind = {table['kind']!r} is no kind of job: {suggestion(str(table['kind']), jobs.names())}"
+        )
+    module = jobs.load(table["kind"])
     config = convert({key: value for key, value in table.items() if key != "kind"}, module.Config, where)
     return Study(name=name, kind=table["kind"], config=config, reads=module.reads(config))
 
 
 def _cache_step(name: str, facts: CacheFacts) -> CacheStep:
-    lacking = {
-        site: sum(segment.units - segment.done.get(site, 0) for segment in facts.segments if segment.rows is not None)
-        for site in facts.widths
-    }
+    lacking = {site: sum(_lacking(segment, site) for segment in facts.segments) for site in facts.widths}
     sealed = all(site in segment.sealed for segment in facts.segments for site in facts.widths)
     return CacheStep(
         name=name, facts=facts, lacking=lacking, done=bool(sealed and facts.segments and not facts.new_files)
     )
+
+
+def _lacking(segment: SegmentState, site: str) -> int:
+    """Units of a segment still to be harvested; one whose tokens are not indexed has none yet."""
+    if segment.rows is None or site in segment.sealed:
+        return 0
+    return segment.units - segment.done.get(site, 0)
 
 
 def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:

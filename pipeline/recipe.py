@@ -1,6 +1,5 @@
 """Recipes: the TOML file that says what should exist, decoded strictly. Imports no torch, ray or transformers."""
 
-import difflib
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pipeline import corpus
+from storage.advice import suggestion
 from storage.dtype import DtypeName
 from storage.errors import InputError
 from storage.layout import UNIT_ROWS, check_unit
@@ -108,10 +108,14 @@ def read(path: str, settings: Sequence[str] = ()) -> Opened:
     file = Path(path)
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no recipe {path}: {_near(file)}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise InputError(f"there is no recipe {path}: {_near(file)}; name a file") from error
+    except PermissionError as error:
+        raise InputError(f"no permission to read the recipe {path}: make it readable") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"recipe {path} is not UTF-8 ({error}): save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {path} is not TOML: {error}; correct that line") from error
     for setting in settings:
         table = assign(table, setting)
     return opened(table, str(file.resolve().parent), file.stem)
@@ -119,6 +123,7 @@ def read(path: str, settings: Sequence[str] = ()) -> Opened:
 
 def opened(table: Mapping[str, Any], base: str, title: str) -> Opened:
     """A recipe from its decoded table; names are checked, corpora decoded and references resolved."""
+    _decode_tables(table)
     recipe = convert(table, Recipe, "recipe")
     for kind in ("models", "corpora", "caches", "jobs"):
         for name in getattr(recipe, kind):
@@ -128,6 +133,22 @@ def opened(table: Mapping[str, Any], base: str, title: str) -> Opened:
         _require(cache.model, recipe.models, f"caches.{name}.model", "models")
         _require(cache.corpus, recipe.corpora, f"caches.{name}.corpus", "corpora")
     return Opened(recipe=recipe, base=base, title=title, corpora=corpora)
+
+
+def _decode_tables(table: Mapping[str, Any]) -> None:
+    """Decodes every table by itself, for of an error in the whole msgspec does not say the table's name."""
+    kinds: Mapping[str, Any] = {
+        "models": ModelTable,
+        "corpora": dict[str, Any],
+        "caches": CacheTable,
+        "jobs": dict[str, Any],
+    }
+    for kind, shape in kinds.items():
+        named = table.get(kind, {})
+        for name, one in named.items() if isinstance(named, Mapping) else ():
+            convert(one, shape, f"{kind}.{name}")
+    if "pool" in table:
+        convert(table["pool"], PoolTable, "pool")
 
 
 def assign(table: Mapping[str, Any], setting: str) -> dict[str, Any]:
@@ -179,13 +200,7 @@ def _require(name: str, there: Mapping[str, object], where: str, kind: str) -> N
         raise InputError(f"{where} = {name!r}: there is no [{kind}.{name}]; {suggestion(name, there)}")
 
 
-def suggestion(name: str, there: Mapping[str, object] | Sequence[str]) -> str:
-    """What the user may have meant, and what there is."""
-    near = difflib.get_close_matches(name, list(there), n=1)
-    have = ", ".join(there) or "none"
-    return f"did you mean {near[0]}? There are: {have}" if near else f"there are: {have}"
-
-
 def _near(file: Path) -> str:
-    there = sorted(one.name for one in file.parent.glob("*.toml")) if file.parent.is_dir() else []
-    return f"{file.parent} holds {', '.join(there) or 'no .toml file'}"
+    folder = file if file.is_dir() else file.parent
+    there = sorted(one.name for one in folder.glob("*.toml")) if folder.is_dir() else []
+    return f"{folder} holds {', '.join(there) or 'no .toml file'}"

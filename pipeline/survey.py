@@ -100,7 +100,9 @@ def _file_system(pattern: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(pattern)
     except (ImportError, ValueError) as error:
-        raise InputError(f"cannot open {pattern}: {error}") from error
+        raise InputError(
+            f"cannot open {pattern} ({error}): name local files, or install the fsspec package of that scheme"
+        ) from error
     return fs, path
 
 

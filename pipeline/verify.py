@@ -11,6 +11,8 @@ from storage.verify import verify as check
 
 def verify(arguments: argparse.Namespace) -> Iterator[tuple[str, bool]]:
     """(line, good) for everything checked."""
+    if arguments.sequences < 1:
+        raise InputError(f"--sequences {arguments.sequences}: a certificate needs at least 1 sequence")
     lake = Lake(arguments.lake)
     names = [arguments.name] if arguments.name else list(lake.caches())
     if not names:

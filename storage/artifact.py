@@ -11,7 +11,6 @@ from storage.manifest import SCHEMA, check_schema
 from storage.url import Folder
 from storage.value import Value, canonical, decode
 
-
 VERSION = "0.1.0"
 """Of garner; pyproject.toml reads it from here, for a cluster may run the code without having installed it."""
 
@@ -119,7 +118,7 @@ def versions() -> dict[str, str]:
     """Versions of what computes numbers here."""
     from importlib.metadata import version
 
-    packages = ("torch", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
+    packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "zarr", "pyarrow")
     return {"garner": VERSION, "python": platform.python_version()} | {name: version(name) for name in packages}
 
 

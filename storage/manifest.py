@@ -56,7 +56,7 @@ class CacheRecord(Value):
     """Identity hash."""
     identity: CacheIdentity
     made: dict[str, str]
-    """Provenance that does not change the numbers: where the model was read, versions, time."""
+    """Provenance that does not change the numbers: where the model was read, when, and by which versions."""
 
     @property
     def folder(self) -> str:
@@ -156,13 +156,15 @@ def make_record(name: str, what: CacheIdentity, made: dict[str, str]) -> CacheRe
     return CacheRecord(schema=SCHEMA, name=name, id=identity(what), identity=what, made=made)
 
 
-class _Schema(msgspec.Struct):
+class Versioned(msgspec.Struct):
+    """What every record of every schema says."""
+
     schema: int = 1
 
 
 def check_schema(data: bytes, where: str) -> None:
     """Refuses a record of a newer schema before anything else of it is looked at."""
-    found = decode(data, _Schema, where).schema
+    found = decode(data, Versioned, where).schema
     if found > SCHEMA:
         raise InputError(f"{where} has schema {found}; this garner reads up to {SCHEMA}: upgrade garner to open it")
 

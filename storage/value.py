@@ -35,7 +35,9 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
     try:
         return msgspec.json.decode(data, type=kind, dec_hook=_decode)
     except msgspec.DecodeError as error:
-        raise InputError(f"{where} is not a valid {kind.__name__}: {error}") from error
+        raise InputError(
+            f"{where} is not a valid {kind.__name__} ({error}): it was damaged or changed by hand; bring back a copy"
+        ) from error
 
 
 def convert(data: Mapping[str, Any], kind: Any, where: str) -> Any:

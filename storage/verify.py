@@ -35,9 +35,10 @@ class Checked(Value):
 
 
 def verify(cache: Cache) -> Iterator[Checked]:
-    """Re-read every sealed site of every segment, and the token index; yields as it goes."""
+    """Re-read every sealed site of every segment, and the token index where it is whole; yields as it goes."""
     for segment in cache.segments:
-        yield _tokens(segment)
+        if segment.planned:
+            yield _tokens(segment)
         for site in sorted(segment.sealed):
             yield _site(segment, site)
 

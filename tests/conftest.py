@@ -119,3 +119,21 @@ def run_job(lake):
         return report, Artifact(folder)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def local_ray():
+    """A Ray of this process's own, for all tests that want one."""
+    import os
+
+    from workers.ray_environment import decide
+
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # a busy neighbour must not get our actors killed
+    decide("local")
+    import ray
+
+    from workers.ray_pool import start
+
+    start("local")
+    yield
+    ray.shutdown()

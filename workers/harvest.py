@@ -3,11 +3,12 @@
 B: sequences of a batch, T: tokens of its longest, d: width of a site, N: rows.
 """
 
+import itertools
 import os
 import platform
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, assert_never
 
@@ -104,14 +105,19 @@ class Harvester:
         )
 
     def _fill(self, task: UnitTask, writers: Sequence[UnitWriter]) -> int:
-        """Run every sequence that a missing shard needs; how many tokens that was."""
+        """Run every batch that a missing shard needs; how many tokens that was.
+
+        A unit is cut into the same batches whatever is missing of it, so that what is made again has the same bits.
+        """
         missing = merged([span for writer in writers for span in writer.missing])
-        window = max(self._layouts[site].rows_per_shard for site in task.sites)
+        window = max(layout.rows_per_shard for layout in self._layouts.values())
         tokens = 0
-        for first, stop in missing:
-            for batch in batches(self._sequences.touching(first, stop), window, self._spec.batch_tokens):
-                self._run(batch, writers)
-                tokens += sum(len(sequence.input_ids) for sequence in batch)
+        if missing:
+            unit = self._sequences.touching(*self._segment.plan.unit_range(task.unit))
+            for batch in batches(unit, window, self._spec.batch_tokens):
+                if any(_touches(sequence, missing) for sequence in batch):
+                    self._run(batch, writers)
+                    tokens += sum(len(sequence.input_ids) for sequence in batch)
         return tokens
 
     def _run(self, batch: Sequence[TokenSequence], writers: Sequence[UnitWriter]) -> None:
@@ -170,20 +176,13 @@ class Harvester:
         )
 
 
-def batches(sequences: Iterator[TokenSequence], window: int, tokens: int) -> Iterator[list[TokenSequence]]:
-    """Batches of similar lengths: sequences are sorted within runs of about `window` rows, then cut by padded size."""
-    run: list[TokenSequence] = []
-    rows = 0
-    for sequence in sequences:
-        run.append(sequence)
-        rows += len(sequence.input_ids)
-        if rows >= window:
-            yield from _cut(run, tokens)
-            run, rows = [], 0
-    yield from _cut(run, tokens)
+def batches(sequences: Iterable[TokenSequence], window: int, tokens: int) -> Iterator[list[TokenSequence]]:
+    """Batches of similar lengths: those that begin in one window of rows are sorted, then cut by padded size."""
+    for _, run in itertools.groupby(sequences, lambda sequence: sequence.start // window):
+        yield from _cut(run, tokens)
 
 
-def _cut(run: list[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]:
+def _cut(run: Iterable[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]:
     batch: list[TokenSequence] = []
     for sequence in sorted(run, key=lambda one: (-len(one.input_ids), one.start)):
         longest = len(batch[0].input_ids) if batch else 0
@@ -208,6 +207,10 @@ def padded(batch: Sequence[TokenSequence], lengths: Tensor) -> tuple[Tensor, Ten
         row_T[: len(sequence.input_ids)] = sequence.input_ids
     mask_BT = (torch.arange(ids_BT.shape[1]) < lengths[:, None]).long()
     return torch.from_numpy(ids_BT), mask_BT
+
+
+def _touches(sequence: TokenSequence, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(sequence.start < stop and sequence.start + len(sequence.input_ids) > first for first, stop in ranges)
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -151,7 +151,8 @@ class LM:
         head_class = getattr(transformers, names[0]) if names else type(module)
         if head_class is type(module):
             raise InputError(f"the checkpoint {self.spec.source!r} holds no unembedding: read embed, or name another")
-        return _load(head_class, self.spec, None).get_output_embeddings().weight.to(self.device)
+        weight_Vd: Tensor = _load(head_class, self.spec, None).get_output_embeddings().weight
+        return weight_Vd.detach().to(self.device)
 
     def _moved(self, value: Tensor) -> Tensor:
         dtype = getattr(torch, self.spec.dtype) if value.is_floating_point() else None

@@ -26,6 +26,8 @@ from workers.model import LM, ModelSpec, inspect, load
 
 _FLOAT32_TOLERANCE = 1e-5
 """Largest difference of float32 rows relative to the row's norm."""
+_FAR = float(np.finfo(np.float32).max)
+"""The difference between a number and NaN or infinity."""
 
 
 class SiteParity(Value):
@@ -59,7 +61,7 @@ class Certificate(Value):
 
 
 def certify(cache: Cache, source: str, n_sequences: int, seed: int = 0) -> Certificate:
-    """Re-run `n_sequences` random sequences and compare; the certificate is stored in the cache."""
+    """Re-run up to `n_sequences` random sequences and compare; the certificate is stored in the cache."""
     identity = cache.record.identity.model
     facts = inspect(source, identity.revision or None)
     if facts.weights != identity.weights:
@@ -69,8 +71,11 @@ def certify(cache: Cache, source: str, n_sequences: int, seed: int = 0) -> Certi
         )
     lm = load(ModelSpec(source=source, revision=identity.revision, dtype=identity.dtype))
     worst = dict.fromkeys(cache.sites, (0, 0.0, 0.0))
-    for segment, sequence in _sample(cache, n_sequences, seed):
-        truth = _truth(cache, lm, sequence, tuple(site for site in cache.sites if site in segment.sealed))
+    sample = _sample(cache, n_sequences, seed)
+    for segment, sequence in sample:
+        truth = _truth(
+            cache, lm, sequence, tuple(site for site in cache.sites if segment in cache.sealed_segments(site))
+        )
         first = sequence.start + _base(cache, segment)
         for site, x_Td in truth.items():
             stored_Td = cache.site(site)[first : first + len(x_Td)].astype(np.float32)
@@ -79,7 +84,7 @@ def certify(cache: Cache, source: str, n_sequences: int, seed: int = 0) -> Certi
     certificate = Certificate(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         model=source,
-        sequences=n_sequences,
+        sequences=len(sample),
         seed=seed,
         sites=tuple(
             SiteParity(site=str(site), rows=rows, largest=largest, relative=relative, tolerance=tolerance)
@@ -91,15 +96,17 @@ def certify(cache: Cache, source: str, n_sequences: int, seed: int = 0) -> Certi
 
 
 def _sample(cache: Cache, count: int, seed: int) -> list[tuple[Segment, TokenSequence]]:
-    """Sequences at random rows of the sealed segments; the longer a sequence, the likelier it is drawn."""
-    chosen = []
+    """Sequences at random rows of the sealed segments, each once; the longer one is, the likelier it is drawn."""
+    readers = [Sequences(segment) for segment in cache.segments]
+    chosen = {}
     for row in np.sort(np.random.default_rng(seed).choice(cache.n_rows, min(count, cache.n_rows), replace=False)):
-        for segment in cache.segments:
+        for segment, reader in zip(cache.segments, readers, strict=True):
             if row < segment.plan.rows:
-                chosen.append((segment, next(Sequences(segment).touching(int(row), int(row) + 1))))
+                sequence = next(reader.touching(int(row), int(row) + 1))
+                chosen[segment.number, sequence.start] = (segment, sequence)
                 break
             row -= segment.plan.rows
-    return chosen
+    return list(chosen.values())
 
 
 def _base(cache: Cache, segment: Segment) -> int:
@@ -140,9 +147,17 @@ def _array(x: Tensor) -> np.ndarray:
 
 def _worse(worst: tuple[int, float, float], stored_Td: np.ndarray, x_Td: np.ndarray) -> tuple[int, float, float]:
     rows, largest, relative = worst
-    gap_T = np.abs(stored_Td - x_Td).max(axis=1)
-    norm_T = np.maximum(np.linalg.norm(x_Td, axis=1), 1e-30)
+    gap_T = _gaps(stored_Td, x_Td).max(axis=1)
+    norm_T = np.maximum(np.linalg.norm(np.where(np.isfinite(x_Td), x_Td, 0), axis=1), 1e-30)
     return rows + len(x_Td), max(largest, float(gap_T.max())), max(relative, float((gap_T / norm_T).max()))
+
+
+def _gaps(stored_Td: np.ndarray, x_Td: np.ndarray) -> np.ndarray:
+    """Absolute differences, float64 [T, d]: never NaN, which is larger than nothing, nor infinity, which JSON lacks."""
+    same_Td = (stored_Td == x_Td) | (np.isnan(stored_Td) & np.isnan(x_Td))
+    with np.errstate(invalid="ignore"):
+        gap_Td = np.abs(stored_Td.astype(np.float64) - x_Td)
+    return np.where(same_Td, 0.0, np.nan_to_num(gap_Td, nan=_FAR, posinf=_FAR))
 
 
 def _tolerance(dtype: DtypeName) -> float:

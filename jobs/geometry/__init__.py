@@ -45,7 +45,8 @@ def run(config: Config, ctx: Context) -> Report:
 
 def _open(side: Side, skip: int, ctx: Context) -> Source:
     cache = ctx.cache(side.cache)
-    return Source(f"{side.cache} {side.site}", cache.site(side.site), cache.tokens, skip)
+    tokenizer = cache.record.identity.tokenizer
+    return Source(f"{side.cache} {side.site}", cache.site(side.site), cache.tokens, skip, tokenizer)
 
 
 def _queries(n: int, config: Config, device: str) -> torch.Tensor:

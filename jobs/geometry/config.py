@@ -27,7 +27,8 @@ class Config(Value):
     site: Site
     """Where in the model."""
     against: Side | None = None
-    """A second cache and site to compare with; points are matched by token string, document or place."""
+    """A second cache and site to compare with; points are matched by token (its id where both caches have one
+    tokenizer, else its string), document or place."""
     points: Points = TokenMeans()
     """What a point is: `token_means`, `document_means` or `rows`."""
     n_points: Annotated[int, Meta(ge=3)] = 20_000

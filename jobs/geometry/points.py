@@ -57,6 +57,8 @@ class Source:
     tokens: TokenIndex
     skip: int
     """Positions at the start of each sequence whose rows are passed over."""
+    tokenizer: str = ""
+    """Its digest; empty where it is not known."""
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The numbers of all rows that are used, a block at a time."""
@@ -98,7 +100,8 @@ def choose(points: Points, sources: Sequence[Source], n: int, seed: int) -> Chos
         case Rows():
             found = _rows(sources, n, seed)
         case TokenMeans():
-            found = [_tokens(source, points.min_count) for source in sources]
+            name = _by_id if _one_tokenizer(sources) else _unambiguous
+            found = [name(_tokens(source, points.min_count)) for source in sources]
         case DocumentMeans():
             found = [_documents(source) for source in sources]
         case _:
@@ -150,7 +153,17 @@ def _places(group_R: np.ndarray, members_N: np.ndarray, order_N: np.ndarray) -> 
     return place_R, members_N[place_R] == group_R
 
 
-def _tokens(source: Source, min_count: int) -> _Candidates:
+def _one_tokenizer(sources: Sequence[Source]) -> bool:
+    """Whether ids mean the same in several sources; strings would miss words of a WordPiece vocabulary, which knows
+    of no space before them."""
+    return len(sources) > 1 and sources[0].tokenizer != "" and len({source.tokenizer for source in sources}) == 1
+
+
+def _by_id(named: Sequence[tuple[str, int]]) -> _Candidates:
+    return _Candidates({str(token): token for _, token in named}, {str(token): name for name, token in named})
+
+
+def _tokens(source: Source, min_count: int) -> list[tuple[str, int]]:
     """Token ids by the string they most often stand for, a leading space told apart; special ids are left out."""
     counts: Counter[int] = Counter()
     examples: dict[int, list[int]] = {}
@@ -163,7 +176,7 @@ def _tokens(source: Source, min_count: int) -> _Candidates:
     kept = [token for token in sorted(counts) if counts[token] >= min_count]
     surfaces = iter(_surfaces(source.tokens, np.array([row for token in kept for row in examples[token]], np.int64)))
     named = [(Counter(next(surfaces) for _ in examples[token]).most_common(1)[0][0], token) for token in kept]
-    return _unambiguous([(name, token) for name, token in named if name and not _NOT_TEXT.fullmatch(name)])
+    return [(name, token) for name, token in named if name and not _NOT_TEXT.fullmatch(name)]
 
 
 def _surfaces(tokens: TokenIndex, rows_R: np.ndarray) -> list[str]:

@@ -371,6 +371,21 @@ def test_rare_tokens_are_left_out_and_a_leading_space_is_part_of_a_token(make_ca
     assert choose(TokenMeans(), [source], 100, seed=0).found == (N_WORDS + 1,)
 
 
+def test_words_are_matched_by_id_where_both_caches_have_one_tokenizer(make_cache):
+    words = [f"w{number}" for number in range(8)]
+    text = make_cache({"resid.0": normal(8, 8).numpy()}, [Doc(" ".join(words), key="text")])
+    vocabulary = make_cache({"embed": normal(8, 8).numpy()}, [Doc(word, key=word) for word in words])
+    for tokenizer, shared in (("", 1), ("digest", 8)):  # by string, only the word that has no space before it
+        sources = [
+            Source(name, cache.site(cache.sites[0]), cache.tokens, 0, tokenizer)
+            for name, cache in (("vocabulary", vocabulary), ("text", text))
+        ]
+        chosen = choose(TokenMeans(), sources, 100, seed=0)
+        assert chosen.shared == shared
+        assert np.array_equal(*chosen.members)
+        assert set(chosen.strings) <= set(words)
+
+
 def test_the_same_points_are_drawn_whatever_the_order_of_caches_and_documents(pair):
     sources = [Source(name, cache.site(cache.sites[0]), cache.tokens, skip=0) for name, cache in pair.items()]
     for points in (TokenMeans(), DocumentMeans()):

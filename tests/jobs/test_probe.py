@@ -266,9 +266,9 @@ def test_poolings_are_the_states_they_say(make_cache):
     rows = [tokens.document_rows(d) for d in range(30)]
     stored = acts[:]
     expected = {
-        EveryToken(skip_first=2): np.concatenate([stored[each[2:]] for each in rows]),
+        EveryToken(skip=2): np.concatenate([stored[each[2:]] for each in rows]),
         LastToken(): np.stack([stored[each[-1]] for each in rows]),
-        MeanToken(skip_first=1): np.stack([stored[each[1:]].mean(0) for each in rows]),
+        MeanToken(skip=1): np.stack([stored[each[1:]].mean(0) for each in rows]),
     }
     for pooling, x in expected.items():
         examples = draw(tokens, cache.n_rows, pooling, 10_000, 0)
@@ -298,10 +298,10 @@ def test_means_do_not_depend_on_the_block(make_cache, monkeypatch):
 def test_a_draw_is_even_seeded_and_at_most_the_cap(make_cache):
     documents, sites, _ = planted(n_documents=60)
     tokens = make_cache(sites={"resid.1": sites["resid.1"]}, documents=documents).tokens
-    drawn = draw(tokens, tokens.n_rows, EveryToken(skip_first=0), 300, 7)
+    drawn = draw(tokens, tokens.n_rows, EveryToken(skip=0), 300, 7)
     assert len(drawn) == 300
     assert len(set(drawn.rows_R.tolist())) == 300
-    assert (drawn.rows_R == draw(tokens, tokens.n_rows, EveryToken(skip_first=0), 300, 7).rows_R).all()
+    assert (drawn.rows_R == draw(tokens, tokens.n_rows, EveryToken(skip=0), 300, 7).rows_R).all()
     assert drawn.rows_R.mean() == pytest.approx(tokens.n_rows / 2, rel=0.15)
 
 
@@ -450,7 +450,7 @@ def test_bad_targets_are_refused_with_what_there_is(make_cache, run_job):
         ({"targets": ["level"]}, r"wants a target that varies; 'level' is constant"),
         ({"targets": [{"kind": "number", "name": "title"}]}, r"'title' is not a number everywhere"),
         ({"targets": ["mood"], "method": {"kind": "logistic"}}, r"tells classes apart; mood holds numbers"),
-        ({"targets": ["topic"], "pooling": {"kind": "every_token", "skip_first": 99}}, r"set skip_first = 0"),
+        ({"targets": ["topic"], "pooling": {"kind": "every_token", "skip": 99}}, r"set skip = 0"),
     ):
         with pytest.raises(InputError, match=message):
             run_job(probe, config(**fields), caches={"c": cache})

@@ -3,8 +3,8 @@
 import ml_dtypes
 import numpy as np
 import pytest
-
 from conftest import Doc, build_cache
+
 from storage import InputError, Lake, Position, RunError, Site
 
 

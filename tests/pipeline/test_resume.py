@@ -1,0 +1,113 @@
+"""Whatever was left by a run that ended too early, the next run finishes it: the same objects with the same bytes."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+
+import storage.url
+from tests.pipeline import tiny
+
+_ATTEMPT = ("attempt", "worker", "seconds")
+"""Fields of a mark that tell who wrote it and when."""
+
+
+class Died(BaseException):
+    """The end of a process: nothing catches it, and nothing is created after it."""
+
+
+class MortalStore:
+    """Creates objects as `storage.url` does, until the process dies after the nth."""
+
+    def __init__(self, monkeypatch, lives):
+        self.count = 0
+        self._lives, self._lock = lives, threading.Lock()
+        self._create = storage.url._create_local
+        monkeypatch.setattr("storage.url._create_local", self)
+
+    def __call__(self, path, parts):
+        with self._lock:
+            self.count += 1
+            if self.count > self._lives:
+                raise Died
+            created = self._create(path, parts)
+            if self.count == self._lives:
+                raise Died
+            return created
+
+
+def objects(lake):
+    """Every object of a lake with its bytes; of a mark, what does not depend on who wrote it.
+
+    Temporary files and probes of the store, which a process that dies may leave, are no objects of a cache.
+    """
+    found = {}
+    for path in sorted(lake.rglob("*")):
+        if path.is_file() and not path.name.startswith((".", "probe-")):
+            name = str(path.relative_to(lake))
+            found[name] = _mark(path) if "/done/" in name else path.read_bytes()
+    return found
+
+
+def _mark(path):
+    return {key: value for key, value in json.loads(path.read_bytes()).items() if key not in _ATTEMPT}
+
+
+@pytest.fixture
+def recipe(decoder, tmp_path, short_shards):
+    """One long document among short ones: its sequences each touch five shards, and one touches both units."""
+    words = ["", "a few words", "the long one " * 11, "b", "some more, of middling length "]
+    tiny.write_texts(tmp_path / "docs" / "a.jsonl", words)
+    return tiny.table(decoder, tmp_path, unit=128, sites=["embed", "resid.0"])
+
+
+@pytest.fixture
+def undisturbed(recipe, tmp_path):
+    """The objects of a run that nothing disturbed."""
+    tiny.harvest(recipe | {"lake": "undisturbed"}, tmp_path)
+    return objects(tmp_path / "undisturbed")
+
+
+def test_a_run_that_dies_after_any_object_is_finished_by_the_next(recipe, undisturbed, tmp_path, monkeypatch):
+    n, died = 0, True
+    while died:
+        n += 1
+        lake = f"died-{n}"
+        with monkeypatch.context() as patch:
+            store = MortalStore(patch, n)
+            try:
+                tiny.harvest(recipe | {"lake": lake}, tmp_path)
+            except Died:
+                died = True
+            else:
+                died = False
+        tiny.harvest(recipe | {"lake": lake}, tmp_path)
+        assert objects(tmp_path / lake) == undisturbed, f"died after object {n}"
+    assert n == store.count + 1 > 40
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_shards_without_a_mark_are_adopted_and_only_the_others_are_made(recipe, undisturbed, tmp_path, seed):
+    lake = tmp_path / "undisturbed"
+    shards = sorted(lake.rglob("c.*.0"))
+    kept = {
+        path for path, keep in zip(shards, np.random.default_rng(seed).random(len(shards)) < 0.6, strict=True) if keep
+    }
+    before = {path: path.stat() for path in kept}
+    for path in (*(set(shards) - kept), *lake.rglob("done/*/*.json"), *lake.rglob("sealed/*.json")):
+        path.unlink()
+    tiny.harvest(recipe | {"lake": "undisturbed"}, tmp_path)
+    assert objects(lake) == undisturbed
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in kept} == {
+        path: (stat.st_ino, stat.st_mtime_ns) for path, stat in before.items()
+    }
+
+
+def test_a_unit_whose_shards_are_all_there_is_marked_without_a_forward_pass(recipe, undisturbed, tmp_path):
+    lake = tmp_path / "undisturbed"
+    for path in (*lake.rglob("done/*/*.json"), *lake.rglob("sealed/*.json")):
+        path.unlink()
+    _, progress = tiny.harvest(recipe | {"lake": "undisturbed"}, tmp_path)
+    assert progress.forward_tokens == 0
+    assert objects(lake) == undisturbed
