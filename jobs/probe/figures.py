@@ -45,7 +45,7 @@ def over_sites(probes: Mapping[str, Sequence[Probe]], intervals: Mapping[tuple[s
 
 def over_positions(probes: Mapping[str, Sequence[Probe]], edges: np.ndarray) -> Figure | None:
     """When a document's label becomes readable: the headline metric by position, a line for each site."""
-    shown = {target: mine for target, mine in probes.items() if mine[0].by_position}
+    shown = {target: mine for target, mine in probes.items() if any(n >= _SAMPLES for *_, n in mine[0].by_position)}
     if not shown:
         return None
     with style():

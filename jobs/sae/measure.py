@@ -1,0 +1,56 @@
+"""A trained coder on the held-out rows: its numbers, its baselines, and what its features speak for.
+
+B rows of a batch, F features, D dimensions of a hidden state, R directions.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+
+from jobs.sae.coder import Coder
+from jobs.sae.config import Config
+from jobs.sae.features import DocumentMeans, Leaders, Purity, Telling, tell_labels, token_purity
+from jobs.sae.metrics import Tally, baselines, principal_directions
+from jobs.sae.rows import Rows
+
+PCA_ROWS = 65_536
+"""Training rows that PCA is fitted to, at most."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything measured on held-out rows."""
+
+    tally: Tally
+    leaders: Leaders
+    pure: Purity
+    tellings: tuple[Telling, ...]
+    k: int
+    """Numbers per row that the baselines get: L0, rounded."""
+    random_fvu: float
+    pca_fvu: float
+
+
+@torch.no_grad()
+def measure(config: Config, coder: Coder, rows: Rows) -> Found:
+    """One pass over the held-out rows for the coder, one for its baselines."""
+    tally, leaders = Tally(coder), Leaders(config.width, config.n_examples)
+    documents = np.unique(rows.tokens.documents(rows.held_H))
+    means = DocumentMeans(documents, rows.tokens.n_documents, config.width)
+    for rows_B, x_BD in rows.held():
+        codes = coder.encode(x_BD)
+        tally.add(x_BD, codes)
+        leaders.add(rows_B, codes)
+        means.add(rows.tokens.documents(rows_B), codes)
+    k = max(1, round(tally.l0))
+    mean_D = torch.tensor(rows.acts.moments.mean, dtype=torch.float32, device=rows.device)
+    sample = islice(rows.shuffled(config.seed, 1), math.ceil(PCA_ROWS / rows.batch))
+    directions_RD = principal_directions(sample, mean_D)[:k]
+    held = (x_BD for _, x_BD in rows.held())
+    random_fvu, pca_fvu = baselines(held, coder, directions_RD, mean_D, k, config.seed + 1)
+    pure = token_purity(leaders, rows.tokens, rows.held_H, config.seed)
+    tellings = tell_labels(means, rows.tokens, config.seed)
+    return Found(tally, leaders, pure, tellings, k, random_fvu, pca_fvu)

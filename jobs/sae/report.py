@@ -1,0 +1,135 @@
+"""What a run leaves for people: the report, its tables and its figures.
+
+F features, V values of a label.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from jobs.core.context import Context, Metric, Report
+from jobs.sae import figures
+from jobs.sae.config import Config
+from jobs.sae.features import examples_table, features_table, shown_tokens
+from jobs.sae.figures import Card
+from jobs.sae.measure import PCA_ROWS, Found
+from jobs.sae.rows import Rows
+from jobs.sae.train import Point
+from storage.index import TokenIndex
+
+_CARDS = 8
+"""Features in the figure of contexts: half of them the best tellers of labels, where there are labels."""
+_ABOUT_FVU = (
+    "squared error over variance about the per-dimension mean; null: a random dictionary, as many features per token"
+)
+_ABOUT_PURITY = "share of a feature's strongest tokens that are one token; null: tokens drawn at random"
+_ABOUT_AUROC = "best single feature for each value of the label, mean over values; null: shuffled labels"
+
+
+def report(config: Config, rows: Rows, found: Found) -> Report:
+    """The numbers with their nulls, and what a reader must know of them."""
+    tally, pure = found.tally, found.pure
+    dead = float((tally.density == 0).mean())
+    metrics = [
+        Metric(name="fvu", value=tally.fvu, null=found.random_fvu, about=_ABOUT_FVU),
+        Metric(name="pca_fvu", value=found.pca_fvu, about=f"the same of PCA with {found.k} directions"),
+        Metric(name="l0", value=tally.l0, about="active features per token"),
+        Metric(name="dead", value=dead, about="share of features that fire on no held-out token"),
+    ]
+    if len(pure.shares_F):
+        values = float(pure.shares_F.mean()), float(pure.null_F.mean())
+        metrics.append(Metric(name="purity", value=values[0], null=values[1], about=_ABOUT_PURITY))
+    for telling in found.tellings:
+        name, value = f"auroc.{telling.label}", float(telling.auroc_V.mean())
+        metrics.append(Metric(name=name, value=value, null=telling.null, about=_ABOUT_AUROC))
+    return Report(headline=_headline(config, found, dead), metrics=tuple(metrics), notes=_notes(config, rows, found))
+
+
+def _headline(config: Config, found: Found, dead: float) -> str:
+    tally, pure = found.tally, found.pure
+    readable = ""
+    if len(pure.shares_F):
+        readable = (
+            f"; a feature's strongest tokens are one token {pure.shares_F.mean():.0%} of the time "
+            f"(chance {pure.null_F.mean():.0%})"
+        )
+    return (
+        f"{tally.l0:.1f} of {config.width} features per token explain {1 - tally.fvu:.1%} of the held-out variance of "
+        f"{config.site} (random dictionary {1 - found.random_fvu:.1%}, PCA {1 - found.pca_fvu:.1%}); "
+        f"{dead:.1%} never fire{readable}"
+    )
+
+
+def _notes(config: Config, rows: Rows, found: Found) -> tuple[str, ...]:
+    n_training = int(rows.training_N.sum())
+    notes = [
+        f"Trained on {n_training} rows, {config.epochs} times; measured on {found.tally.n} rows of other documents.",
+        "Scale and starting bias come from the moments of all rows; no other number of held-out rows reaches training.",
+        f"PCA is fitted to {min(n_training, PCA_ROWS)} training rows; the random dictionary's scale to held-out ones.",
+        "A feature that fires on no held-out row counts as dead, however rarely it may fire elsewhere.",
+        f"Purity is over the {len(found.pure.shares_F)} features with {config.n_examples} examples.",
+    ]
+    if found.tellings:
+        notes.append(
+            "AUROC is of a feature's mean over a document; features are chosen on half of the held-out documents and "
+            "tested on the other half."
+        )
+    return tuple(notes)
+
+
+def leave(config: Config, ctx: Context, tokens: TokenIndex, history: Sequence[Point], found: Found) -> None:
+    """Keep the tables and figures."""
+    shown = chosen(config, found)
+    examples = examples_table(shown, found.leaders, tokens)
+    density_F = found.tally.density
+    ctx.table("features", features_table(density_F, found.leaders, found.pure, tokens))
+    ctx.table("examples", examples)
+    ctx.figure(
+        "training",
+        figures.training(history, found.tally.fvu, found.random_fvu, found.pca_fvu, found.k),
+        "Fraction of variance unexplained as training went; grey, what a random dictionary of the same width and PCA "
+        "leave with as many numbers per token.",
+    )
+    ctx.figure(
+        "features",
+        figures.behaviour(density_F, found.pure, found.tally.n),
+        "How often features fire on held-out tokens, and how far the strongest tokens of a feature are one token; "
+        "grey, the same of tokens drawn at random.",
+    )
+    ctx.figure(
+        "contexts",
+        figures.contexts(_cards(shown, found, tokens), examples),
+        "Strongest held-out tokens of features in their contexts: orange, the best teller of a label's value; blue, "
+        "drawn at random among the live ones.",
+    )
+
+
+def chosen(config: Config, found: Found) -> dict[int, str]:
+    """The features whose examples are kept, and why: the best teller of each label's value, then a random sample."""
+    why: dict[int, list[str]] = {}
+    best = [
+        (auroc, int(feature), f"{telling.label} = {value}, AUROC {auroc:.2f}")
+        for telling in found.tellings
+        for value, feature, auroc in zip(telling.values, telling.features_V, telling.auroc_V, strict=True)
+        if found.tally.density[feature] > 0
+    ]
+    for _, feature, reason in sorted(best, key=lambda one: -one[0]):
+        why.setdefault(feature, []).append(reason)
+    alive = np.flatnonzero(found.tally.density)
+    sample = np.random.default_rng(config.seed).permutation(alive)[: config.n_features].tolist()
+    return {feature: "; ".join(why.get(feature, [])) for feature in [*why, *sample]}
+
+
+def _cards(shown: Mapping[int, str], found: Found, tokens: TokenIndex) -> list[Card]:
+    tellers = [feature for feature, why in shown.items() if why][: _CARDS // 2]
+    sampled = [feature for feature, why in shown.items() if not why][: _CARDS - len(tellers)]
+    return [Card(feature, _about(feature, found, tokens), shown[feature]) for feature in tellers + sampled]
+
+
+def _about(feature: int, found: Found, tokens: TokenIndex) -> str:
+    """How often a feature fires, and its most common strongest token."""
+    rows, _ = found.leaders.of(feature)
+    words, counts = np.unique(np.array(shown_tokens(tokens, rows)), return_counts=True)
+    most = int(counts.argmax())
+    often = f"fires on {found.tally.density[feature]:.2%} of tokens"
+    return f'{often}; {counts[most]} of {len(rows)} strongest: "{words[most].strip()}"'
