@@ -1,6 +1,6 @@
 """Makes the example corpora, their tokenizer and the two models from nothing: `python -m examples.train`.
 
-B documents or windows, T tokens of a window, V vocabulary.
+B windows of a batch, T tokens of a window.
 """
 
 import argparse
@@ -179,7 +179,7 @@ def write_corpus(name: str, texts: list[Document]) -> None:
 
 def main() -> None:
     """Everything, or the named models only; then what they and the simplest baselines make of held-out text."""
-    parser = argparse.ArgumentParser(prog="python -m examples.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m examples.train")
     parser.add_argument("model", nargs="*", default=list(RECIPES), help="which models to train; both by default")
     names = parser.parse_args().model
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -110,11 +110,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from pipeline.progress import Progress
     from pipeline.recipe import read
     from pipeline.report import summary, write
-    from pipeline.run import run, survey
+    from pipeline.run import run
 
     opened, progress = read(arguments.recipe, arguments.set), Progress()
-    receipts = run(opened, progress)
-    steps = survey(opened)[1]
+    steps, receipts = run(opened, progress)
     print(summary(opened, steps))
     if not receipts and not progress.forward_tokens:
         print("nothing was missing: no forward pass, no job")

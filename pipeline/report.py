@@ -24,10 +24,14 @@ def write(opened: Opened, steps: Sequence[Step], out: str | None = None) -> str:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     lake = Lake(opened.lake)
-    jobs = [_job(step, lake.artifact(step.artifact)) for step in steps if isinstance(step, JobStep) and step.done]
+    finished = frozenset(lake.artifacts())
+    wanted = [step for step in steps if isinstance(step, JobStep) and step.artifact in finished]
+    jobs = [_job(step, lake.artifact(step.artifact)) for step in wanted]
     if not jobs:
         raise InputError(f"no job of {opened.title} is finished: garner run it first")
-    caches = [_cache(step, lake) for step in steps if isinstance(step, CacheStep) and step.facts.segments]
+    caches = [
+        _cache(step, lake) for step in steps if isinstance(step, CacheStep) and step.facts.folder in lake.caches()
+    ]
     environment = Environment(
         loader=PackageLoader("pipeline", "."), autoescape=select_autoescape(["jinja"], default=True)
     )
@@ -48,14 +52,13 @@ def place(opened: Opened, out: str | None) -> str:
 
 
 def summary(opened: Opened, steps: Sequence[Step]) -> str:
-    """What was found, for the terminal: every job's headline and first metrics beside their nulls."""
+    """What a finished run found: every cache, and every job's headline and first metrics beside their nulls."""
     lake = Lake(opened.lake)
     lines: list[str] = []
     for step in steps:
-        if not step.done:
-            continue
         if isinstance(step, CacheStep):
-            lines.append(f"{step.name}: {step.facts.folder}, {step.rows:,} rows x {len(step.facts.widths)} sites")
+            rows = lake.cache(step.facts.folder).n_rows
+            lines.append(f"{step.name}: {step.facts.folder}, {rows:,} rows x {len(step.facts.widths)} sites")
             continue
         report = lake.artifact(step.artifact).record.report
         lines += ["", f"{step.name} ({step.kind}): {report['headline']}"]

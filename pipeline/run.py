@@ -25,22 +25,22 @@ def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
     return facts, plan(opened, work, facts)
 
 
-def run(opened: Opened, progress: Progress) -> tuple[JobReceipt, ...]:
-    """Build what is missing; the receipts of the jobs that ran."""
+def run(opened: Opened, progress: Progress) -> tuple[tuple[Step, ...], tuple[JobReceipt, ...]]:
+    """Build what is missing; the steps as they were planned, all of them done now, and what the jobs that ran say."""
     _, steps = survey(opened)
     left = [step for step in steps if not step.done]
     for step in steps:
         if step.done:
             log.info("%s: done already", step.name)
     if not left:
-        return ()
+        return steps, ()
     lake = Lake(opened.lake)
     lake.check_writable()
     pool = make_pool(opened.recipe.pool, opened.lake)
     for step in left:
         if isinstance(step, CacheStep):
             build(_cache_run(opened, step), lake, pool, progress)
-    return _run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress)
+    return steps, _run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress)
 
 
 def make_pool(table: PoolTable, lake: str) -> Pool:
