@@ -9,8 +9,8 @@ import pytest
 import storage.url
 from tests.pipeline import tiny
 
-_ATTEMPT = ("attempt", "worker", "seconds")
-"""Fields of a mark that tell who wrote it and when."""
+_ATTEMPT = ("attempt", "worker", "seconds", "made")
+"""Fields of marks and of cache.json that tell who wrote them, and when."""
 
 
 class Died(BaseException):
@@ -38,7 +38,7 @@ class MortalStore:
 
 
 def objects(lake):
-    """Every object of a lake with its bytes; of a mark, what does not depend on who wrote it.
+    """Every object of a lake with its bytes; of marks and of cache.json, what does not depend on who wrote them.
 
     Temporary files and probes of the store, which a process that dies may leave, are no objects of a cache.
     """
@@ -46,18 +46,20 @@ def objects(lake):
     for path in sorted(lake.rglob("*")):
         if path.is_file() and not path.name.startswith((".", "probe-")):
             name = str(path.relative_to(lake))
-            found[name] = _mark(path) if "/done/" in name else path.read_bytes()
+            signed = "/done/" in name or path.name == "cache.json"
+            found[name] = _unsigned(path) if signed else path.read_bytes()
     return found
 
 
-def _mark(path):
+def _unsigned(path):
     return {key: value for key, value in json.loads(path.read_bytes()).items() if key not in _ATTEMPT}
 
 
 @pytest.fixture
 def recipe(decoder, tmp_path, short_shards):
-    """One long document among short ones: its sequences each touch five shards, and one touches both units."""
-    words = ["", "a few words", "the long one " * 11, "b", "some more, of middling length "]
+    """A long document, whose sequences each touch five shards and one both units, among short ones, several a batch."""
+    short = [f"n {n}"[: n % 4 + 1] for n in range(12)]
+    words = ["", *short, "a few words", "the long one " * 11, "b", *short]
     tiny.write_texts(tmp_path / "docs" / "a.jsonl", words)
     return tiny.table(decoder, tmp_path, unit=128, sites=["embed", "resid.0"])
 
