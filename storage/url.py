@@ -1,5 +1,6 @@
 """Folders behind URLs: read, list, and create once. The only place that knows a local disk from a bucket."""
 
+import errno
 import logging
 import os
 import threading
@@ -20,6 +21,7 @@ Buffer = bytes | memoryview
 
 log = logging.getLogger(__name__)
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MEMORY_LOCK = threading.Lock()
 _SINGLE_PUT = 5 * 2**30
 """The largest body that S3 takes in one PUT, the only kind that honours a condition everywhere."""
@@ -101,6 +103,12 @@ class Folder:
         except PermissionError as error:
             raise InputError(
                 f"cannot write {self / name}: permission denied; choose a lake you may write to"
+            ) from error
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise RunError(
+                f"cannot write {self / name}: {error.strerror}; free some space and run again, what is whole stays"
             ) from error
 
     def replace(self, name: str, data: bytes) -> None:

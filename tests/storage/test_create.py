@@ -3,8 +3,12 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
+from storage import RunError
+from storage.layout import Layout
+from storage.shard import empty_rows, key, write
 from storage.url import Folder, proves_exclusive
 
 
@@ -37,3 +41,22 @@ def test_what_is_left_of_a_dead_writer_is_no_object(folder, tmp_path):
 def test_stores_that_refuse_a_second_creation_are_known(folder):
     assert proves_exclusive(folder)
     assert folder.names() == ()
+
+
+def test_a_shard_that_another_wrote_first_is_marked_as_it_is(folder):
+    layout = Layout(rows=5, d=3, dtype="float32", rows_per_chunk=2, rows_per_shard=8)
+    ours, theirs = empty_rows(layout, 0), empty_rows(layout, 0)
+    ours[:5], theirs[:5] = 1.0, 2.0
+    first = write(folder, layout, 0, theirs)
+    assert write(folder, layout, 0, ours) == first
+    assert first[1].mean_D == (2.0, 2.0, 2.0)
+    np.testing.assert_array_equal(np.frombuffer(folder.read(key(0)), np.float32, count=15), 2.0)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda data: b""])
+def test_what_is_no_whole_shard_is_refused_not_adopted(folder, damage):
+    layout = Layout(rows=5, d=3, dtype="float32", rows_per_chunk=2, rows_per_shard=8)
+    write(folder / "whole", layout, 0, empty_rows(layout, 0))
+    folder.create(key(0), damage((folder / "whole").read(key(0))))
+    with pytest.raises(RunError, match=r"c\.0\.0 is not a whole shard.*delete it and run again"):
+        write(folder, layout, 0, empty_rows(layout, 0))
