@@ -27,9 +27,11 @@ _SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idle_test", "_ve
 _WORDS_OF_PARAGRAPH = 8
 _SHARE_OF_LETTERS = 0.9
 _BATCH = 64
+_HEADING = re.compile(r"^.+\n[ \t]*[-=~^*#]{3,}[ \t]*$", re.MULTILINE)
 _NOT_PROSE = re.compile(
-    r">>>|\b(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?)\b *:|^\w+ ?(\([^)]*\))? : "
+    r">>>| : |[-=]{4,}|^\w+ ?(\([^)]*\))?: |\b(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?)\b *:"
 )
+"""An example, a parameter with its type, a rule, a definition, a section without a blank line after its heading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def _kind(scope: Scope) -> str:
 
 def prose(docstring: str) -> list[str]:
     """The paragraphs that read like English, each on one line."""
-    blocks = (" ".join(block.split()) for block in re.split(r"\n\s*\n", docstring))
+    blocks = (" ".join(block.split()) for block in re.split(r"\n\s*\n", _HEADING.sub("", docstring)))
     return [text for text in blocks if _is_prose(text)]
 
 

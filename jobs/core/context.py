@@ -77,6 +77,9 @@ class Context:
 
     def figure(self, name: str, figure: "Figure", caption: str) -> None:
         """Keep a figure as `figures/<name>.svg`; `caption` says what a reader should see in it."""
+        from jobs.core.figures import style
+
         sink = io.BytesIO()
-        figure.savefig(sink, format="svg", metadata={"Date": None})
+        with style():  # its font and salt settings are read when a figure is written
+            figure.savefig(sink, format="svg", metadata={"Date": None})
         self._artifact.write(f"figures/{name}.svg", sink.getvalue(), caption=caption)

@@ -23,7 +23,7 @@ from storage.value import convert
 
 __all__ = ["AuxK", "Coder", "Config", "Free", "Relu", "TopK", "UnitNorm", "load", "reads", "run"]
 
-_PROBE_ROWS = 4096
+_PROBE_ROWS = 2048
 """Held-out rows that the course of training is followed on, at most."""
 
 

@@ -64,9 +64,14 @@ class Sparse:
 Codes = Dense | Sparse
 
 
+def gathers(like: Tensor) -> bool:
+    """Whether products run over active features only, which is faster on a CPU; a GPU gets repeatable dense ones."""
+    return like.device.type == "cpu"
+
+
 def largest(scores_BF: Tensor, k: int) -> Tensor:
     """The k largest of each row as ascending indices [B, K]; of equal scores the lower index wins."""
-    if scores_BF.device.type != "cpu":
+    if not gathers(scores_BF):
         return scores_BF.topk(k, dim=1).indices.sort(dim=1).values
     scores, width = scores_BF.numpy(), scores_BF.shape[1]
     threshold_B1 = np.partition(scores, width - k, axis=1)[:, width - k, None]
@@ -107,7 +112,7 @@ class _Pick(torch.autograd.Function):
         x_BD, W_FD, features_BK = ctx.saved_tensors
         grad_x = _mix(grad_BK, features_BK, W_FD) if ctx.needs_input_grad[0] else None
         grad_W = _spread(grad_BK, features_BK, x_BD, len(W_FD))
-        grad_b = torch.bincount(features_BK.flatten(), grad_BK.flatten(), len(W_FD)).to(grad_BK.dtype)
+        grad_b = _spread(grad_BK, features_BK, torch.ones_like(grad_BK[:, :1]), len(W_FD)).squeeze(1)
         return grad_x, grad_W, grad_b, None, None
 
 
@@ -125,14 +130,14 @@ class _Mix(torch.autograd.Function):
 
 
 def _mix(values_BK: Tensor, features_BK: Tensor, W_FD: Tensor) -> Tensor:
-    if W_FD.device.type != "cpu":
+    if not gathers(W_FD):
         return _dense(values_BK, features_BK, len(W_FD)) @ W_FD
     return functional.embedding_bag(features_BK, W_FD, per_sample_weights=values_BK, mode="sum")
 
 
 def _dots(x_BD: Tensor, features_BK: Tensor, W_FD: Tensor) -> Tensor:
     """x_b . W_f for the features listed for each row: [B, K]."""
-    if W_FD.device.type != "cpu":
+    if not gathers(W_FD):
         return (x_BD @ W_FD.T).gather(1, features_BK)
     with torch.enable_grad():  # the gradient of embedding_bag by its weights is this very product, without a copy of W
         weights_BK = torch.zeros(features_BK.shape, dtype=W_FD.dtype, requires_grad=True)
@@ -142,7 +147,7 @@ def _dots(x_BD: Tensor, features_BK: Tensor, W_FD: Tensor) -> Tensor:
 
 def _spread(values_BK: Tensor, features_BK: Tensor, x_BD: Tensor, width: int) -> Tensor:
     """sum_b z_bf x_b: [F, D]."""
-    if x_BD.device.type != "cpu":
+    if not gathers(x_BD):
         return _dense(values_BK, features_BK, width).T @ x_BD
     B, K = values_BK.shape
     starts = np.arange(0, B * K + 1, K, dtype=np.int32)

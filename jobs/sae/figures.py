@@ -10,6 +10,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from jobs.core.figures import INK, NULL, PALETTE, panels, style
 from jobs.sae.features import Purity
@@ -53,8 +54,9 @@ def training(history: Sequence[Point], fvu: float, random_fvu: float, pca_fvu: f
             ax.annotate(text, (rows[-1], value), color=_QUIET, fontsize=8.5, **place)
         ax.set(xlabel="rows seen", ylabel="fraction of variance unexplained", yscale="log", xlim=(0, rows[-1]))
         ax.set_title(f"{1 - fvu:.1%} of held-out variance from {k} features per token")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:.2g}")
-        ax.yaxis.set_minor_formatter("{x:.2g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0")
         ax.legend(loc="center right")
         return figure
@@ -133,7 +135,7 @@ def _context(ax: Axes, line: Mapping[str, object], x: float, y: float, strength:
     token = token if len(token) <= _TOKEN else token[: _TOKEN - 1] + "…"
     mono: dict[str, Any] = {"family": _MONO, "fontsize": _SIZE, "va": "center", "parse_math": False}
     ax.text(x, y, _last_words(left, _LEFT), ha="right", color=_QUIET, **mono)
-    ax.text(x + len(token), y, right[: _RIGHT + _TOKEN - len(token)], ha="left", color=_QUIET, **mono)
+    ax.text(x + len(token), y, _first_words(right, _RIGHT + _TOKEN - len(token)), ha="left", color=_QUIET, **mono)
     box = {"boxstyle": "square,pad=0.12", "facecolor": color, "alpha": 0.12 + 0.38 * strength, "linewidth": 0}
     ax.text(x, y, token, ha="left", color=INK, bbox=box, **mono)
 
@@ -144,6 +146,11 @@ def _last_words(text: str, n: int) -> str:
         return text
     tail = text[-n:]
     return tail if text[-n - 1].isspace() or " " not in tail[:-1] else tail[tail.index(" ") + 1 :]
+
+
+def _first_words(text: str, n: int) -> str:
+    """The first `n` characters at most, cut between words where there is a place to cut."""
+    return _last_words(text[::-1], n)[::-1]
 
 
 def printable(text: str) -> str:

@@ -106,15 +106,16 @@ def leave(config: Config, ctx: Context, tokens: TokenIndex, history: Sequence[Po
 
 def chosen(config: Config, found: Found) -> dict[int, str]:
     """The features whose examples are kept, and why: the best teller of each label's value, then a random sample."""
+    tellers = []
+    for telling in found.tellings:
+        order_V = np.argsort(-telling.auroc_V, kind="stable")
+        for place, v in enumerate(order_V):
+            reason = f"{telling.label} = {telling.values[v]}, AUROC {telling.auroc_V[v]:.2f}"
+            tellers.append((place, -telling.auroc_V[v], int(telling.features_V[v]), reason))
     why: dict[int, list[str]] = {}
-    best = [
-        (auroc, int(feature), f"{telling.label} = {value}, AUROC {auroc:.2f}")
-        for telling in found.tellings
-        for value, feature, auroc in zip(telling.values, telling.features_V, telling.auroc_V, strict=True)
-        if found.tally.density[feature] > 0
-    ]
-    for _, feature, reason in sorted(best, key=lambda one: -one[0]):
-        why.setdefault(feature, []).append(reason)
+    for _, _, feature, reason in sorted(tellers):  # the best of each label, then the second best of each
+        if found.tally.density[feature] > 0:
+            why.setdefault(feature, []).append(reason)
     alive = np.flatnonzero(found.tally.density)
     sample = np.random.default_rng(config.seed).permutation(alive)[: config.n_features].tolist()
     return {feature: "; ".join(why.get(feature, [])) for feature in [*why, *sample]}

@@ -16,7 +16,7 @@ from jobs.sae.losses import total
 from jobs.sae.metrics import fvu
 from storage.errors import RunError
 
-_POINTS = 48
+_POINTS = 40
 """How many points of its course a training records."""
 
 

@@ -7,6 +7,7 @@ from examples.docstrings import Document, Source, docstrings, documents, fold, p
 
 SENTENCE = "Read every row of the table that was asked for."
 OTHER_SENTENCE = "Write the rows of the table to the file of that name."
+LAST_SENTENCE = "This paragraph has a heading that is left out of it."
 MODULE = f'''"""{SENTENCE}"""
 class Table:
     """{SENTENCE}
@@ -75,14 +76,22 @@ def test_only_sentences_are_prose():
     Args:
         table: The table of which every row is to be read here.
 
-    x : the first of the numbers that are added to another one.
+    Returns
+    -------
+    Table : the first of the tables that are read by this function.
+
+    Table: the first of the tables that are read by this function.
+
+    Notes
+    -----
+    {LAST_SENTENCE}
 
     >>> rows(table) is the way to see all of the rows of it.
 
     The array [[1, 2, 3], [4, 5, 6]] * 7 == [[7, 14, 21], [28, 35, 42]].
 
     {OTHER_SENTENCE}"""
-    assert prose(text) == [SENTENCE, OTHER_SENTENCE]
+    assert prose(text) == [SENTENCE, LAST_SENTENCE, OTHER_SENTENCE]
 
 
 def test_documents_are_taken_until_there_are_enough_tokens():

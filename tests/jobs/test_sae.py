@@ -14,6 +14,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from jobs import sae
+from jobs.sae import codes
 from jobs.sae.coder import Coder, start
 from jobs.sae.codes import Dense, Sparse, largest, pick
 from jobs.sae.dictionaries import random_atoms
@@ -41,7 +42,9 @@ def randn(*shape, seed=0):
 # products of sparse codes
 
 
-def test_sparse_codes_give_the_values_and_gradients_of_the_dense_formula():
+@pytest.mark.parametrize("gathers", [True, False])
+def test_sparse_codes_give_the_values_and_gradients_of_the_dense_formula(gathers, monkeypatch):
+    monkeypatch.setattr(codes, "gathers", lambda like: gathers)  # False is the way of a GPU
     leaves = [randn(*shape, seed=n).double() for n, shape in enumerate([(50, 12), (30, 12), (30,), (30, 12)])]
     target = randn(50, 12, seed=4).double()
 
@@ -78,8 +81,8 @@ def test_the_largest_are_those_of_a_full_sort(k):
 
 def test_active_entries_and_fired_features_are_the_non_zero_ones():
     z = torch.tensor([[0.0, 2, 0, 1], [0, 0, 0, 3]])
-    codes = Sparse(torch.tensor([[2.0, 1], [0, 3]]), torch.tensor([[1, 3], [0, 3]]))
-    for kind in (Dense(z), codes):
+    sparse = Sparse(torch.tensor([[2.0, 1], [0, 3]]), torch.tensor([[1, 3], [0, 3]]))
+    for kind in (Dense(z), sparse):
         assert [part.tolist() for part in kind.active()] == [[0, 0, 1], [1, 3, 3], [2, 1, 3]]
         assert kind.fired(4).tolist() == [False, True, False, True]
 
@@ -93,8 +96,8 @@ def planted():
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((40, 32))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = (rng.random((20_000, 40)) < 3 / 40) * rng.uniform(0.5, 1.5, (20_000, 40))
-    rows = codes @ atoms + 0.02 * rng.standard_normal((20_000, 32)) + 3
+    strengths = (rng.random((20_000, 40)) < 3 / 40) * rng.uniform(0.5, 1.5, (20_000, 40))
+    rows = strengths @ atoms + 0.02 * rng.standard_normal((20_000, 32)) + 3
     return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(atoms.astype(np.float32))
 
 
@@ -222,9 +225,9 @@ def test_a_tally_over_batches_is_the_metric_of_all_rows(planted):
     with torch.no_grad():
         for x in rows[:1000].split(300):
             tally.add(x, coder.encode(x))
-        codes = coder.encode(rows[:1000])
-        z = torch.zeros(1000, 50).scatter(1, codes.features_BK, codes.values_BK)
-        assert tally.fvu == pytest.approx(fvu(rows[:1000], coder.decode(codes)), rel=1e-6)
+        found = coder.encode(rows[:1000])
+        z = torch.zeros(1000, 50).scatter(1, found.features_BK, found.values_BK)
+        assert tally.fvu == pytest.approx(fvu(rows[:1000], coder.decode(found)), rel=1e-6)
     assert tally.l0 == pytest.approx(float((z != 0).sum(1).float().mean()), rel=1e-9)
     np.testing.assert_allclose(tally.density, (z != 0).double().mean(0).numpy())
     assert (tally.density[:10] == 0).all()

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,8 @@ def driver(*arguments):
     command = [sys.executable, "-m", "pipeline", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as an actor has: the last bits follow the number of threads
-    process = subprocess.Popen(command, cwd=ROOT, env=one_thread, start_new_session=True, **pipes)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # whoever started the tests may have it ignored
+    process = subprocess.Popen(command, cwd=ROOT, env=one_thread, start_new_session=True, preexec_fn=heard, **pipes)
     process.below = set()
     try:
         yield process

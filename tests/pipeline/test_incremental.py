@@ -212,7 +212,7 @@ class TestJobs:
         recipe = recipe | {"jobs": {"count": counting}}
 
         def fitted(changed=recipe):
-            return [receipt.headline for receipt in run(tiny.read(changed, texts), Progress(live=False))]
+            return [receipt.headline for receipt in run(tiny.read(changed, texts), Progress(live=False))[1]]
 
         rows = len(tiny.expected_tokens(tiny.TEXTS, affixes=False))
         assert fitted() == [f"{float(rows)} rows"]
