@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from benchmarks.timing import Result, side_by_side
+from benchmarks.timing import Result, own_memory, side_by_side
 from storage.layout import layout
 from storage.manifest import Seal
 from storage.moments import merge
@@ -19,7 +18,7 @@ from storage.shard import ShardMark, empty_rows, write
 from storage.shuffle import Order, Shuffled
 from storage.url import Folder
 
-_ROWS, _D, _BATCH = 2**17, 512, 4096
+_ROWS, _D, _BATCH = 2**18, 512, 4096
 
 
 def writing() -> Result:
@@ -82,16 +81,8 @@ def _read_and_measure(rows: int) -> float:
         peak = 0.0
         for step, _ in enumerate(Shuffled(source, _BATCH, False, Order(seed=1))):
             if step % 16 == 0:
-                peak = max(peak, _own_memory())
+                peak = max(peak, own_memory("RssAnon"))
         return peak
-
-
-def _own_memory() -> float:
-    """Resident memory that is not backed by a file, MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class _Site:
@@ -102,9 +93,10 @@ class _Site:
         one = layout(rows, _D, "bfloat16", 2**16)
         marks: list[ShardMark] = []
         moments = []
+        pattern = _rows(one.rows_per_shard)
         for shard in range(one.n_shards):
             x_RD = empty_rows(one, shard)
-            x_RD[:] = _rows(len(x_RD), seed=shard)
+            x_RD[:] = np.roll(pattern, shard, axis=0)[: len(x_RD)]
             mark, moment = write(target, one, shard, x_RD)
             marks.append(mark)
             moments.append(moment)
@@ -121,5 +113,5 @@ class _Site:
         return np.concatenate([self._shards.read(a, b) for a, b in pieces])
 
 
-def _rows(n: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((n, _D), dtype=np.float32).astype(ml_dtypes.bfloat16)
+def _rows(n: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, _D), dtype=np.float32).astype(ml_dtypes.bfloat16)

@@ -2,14 +2,13 @@
 
 import json
 import multiprocessing
-import resource
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Result, side_by_side
+from benchmarks.timing import Result, own_memory, side_by_side
 from pipeline.progress import Progress
 from pipeline.recipe import Opened, opened
 from pipeline.run import run
@@ -64,7 +63,7 @@ def _peak(copies: int) -> float:
 def _harvest_and_measure(copies: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         run(_recipe(Path(folder), copies, unit=2**13), Progress(live=False))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return own_memory("VmHWM")
 
 
 def _recipe(folder: Path, copies: int, unit: int = 2**16) -> Opened:

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Result:
     def ratio(self) -> float:
         """Ours over the baseline."""
         return self.ours / self.baseline
+
+
+def own_memory(field: str) -> float:
+    """A figure of /proc/self/status in MiB; `ru_maxrss` will not do, for it survives exec: a child has its parent's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"this system's /proc/self/status has no {field}")
 
 
 def side_by_side(

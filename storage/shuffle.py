@@ -88,18 +88,23 @@ class Shuffled(Generic[Batch]):
             self.position = Position(epoch=epoch + 1)
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of one epoch after the first `skip`, cut from the stream of windows."""
+        """Batches of one epoch after the first `skip`, cut from the stream of windows; only a seam is copied."""
         windows = self._windows(epoch)
         first, offset = _locate([len(rows) for rows, _ in windows], skip * self._batch)
         rows_N, x_ND = np.zeros(0, np.int64), np.empty((0, self._source.shape[1]), self._source.dtype)
         for rows_W, x_WD in _ahead(lambda w: self._load(epoch, w, windows[w]), range(first, len(windows))):
-            rows_N = np.concatenate([rows_N, rows_W[offset:]])
-            x_ND = np.concatenate([x_ND, x_WD[offset:]])
+            seam = offset + (self._batch - len(rows_N) if len(rows_N) else 0)
+            rows_N = np.concatenate([rows_N, rows_W[offset:seam]])
+            x_ND = np.concatenate([x_ND, x_WD[offset:seam]])
             offset = 0
-            whole = len(rows_N) - len(rows_N) % self._batch
-            for at in range(0, whole, self._batch):
-                yield rows_N[at : at + self._batch], x_ND[at : at + self._batch]
-            rows_N, x_ND = rows_N[whole:], x_ND[whole:]
+            if 0 < len(rows_N) < self._batch:
+                continue
+            if len(rows_N):
+                yield rows_N, x_ND
+            whole = seam + (len(rows_W) - seam) // self._batch * self._batch
+            for at in range(seam, whole, self._batch):
+                yield rows_W[at : at + self._batch], x_WD[at : at + self._batch]
+            rows_N, x_ND = rows_W[whole:], x_WD[whole:]
         if len(rows_N):
             yield rows_N, x_ND
 

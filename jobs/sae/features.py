@@ -19,10 +19,10 @@ _BEFORE, _AFTER = 60, 40
 _POOLED_BYTES = 256 << 20
 """What the means by document may take; documents beyond are left out of the label metrics."""
 _PURITY_DRAWS = 1024
-_VALUES = range(2, 33)
+FEW_VALUES = range(2, 33)
 """A label with that many values is tried."""
-_FEWEST = 5
-"""Documents that a value needs on either half."""
+FEWEST_DOCUMENTS = 20
+"""Held-out documents that each value of a label needs."""
 
 
 class Leaders:
@@ -143,7 +143,7 @@ def _fits(labels_N: np.ndarray) -> bool:
     if not all(isinstance(label, str) for label in labels_N):
         return False
     values, counts = np.unique(labels_N.astype(str), return_counts=True)
-    return len(values) in _VALUES and bool(counts.min() >= 4 * _FEWEST)
+    return len(values) in FEW_VALUES and bool(counts.min() >= FEWEST_DOCUMENTS)
 
 
 def _tell(name: str, labels_N: np.ndarray, tellers: Tellers, seed: int) -> Telling:

@@ -1,5 +1,6 @@
 """Figures of a dictionary: how training went, how its features behave, and what eight of them say."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -121,7 +122,9 @@ def _card(ax: Axes, card: Card, lines: Sequence[Mapping[str, object]], x: float,
     name = ax.annotate(f"feature {card.feature}", (x, y), fontsize=9.5, fontweight="bold", color=INK, va="center")
     where: dict[str, Any] = {"xycoords": name, "xytext": (7, 0), "textcoords": "offset points", "va": "center"}
     if card.label:
-        label = printable(card.label)
+        label = textwrap.shorten(
+            printable(card.label), _LEFT + _TOKEN + _RIGHT - len(" feature 0000 "), placeholder=" …"
+        )
         ax.annotate(label, (1, 0.5), fontsize=8, color=color, fontweight="bold", parse_math=False, **where)
     ax.text(x, y + 1.15, printable(card.about), fontsize=8, color=_QUIET, va="center", parse_math=False)
     strongest = max((float(str(line["activation"])) for line in lines), default=1.0)

@@ -10,7 +10,7 @@ import numpy as np
 from jobs.core.context import Context, Metric, Report
 from jobs.sae import figures
 from jobs.sae.config import Config
-from jobs.sae.features import examples_table, features_table, shown_tokens
+from jobs.sae.features import FEW_VALUES, FEWEST_DOCUMENTS, examples_table, features_table, shown_tokens
 from jobs.sae.figures import Card
 from jobs.sae.measure import PCA_ROWS, Found
 from jobs.sae.rows import Rows
@@ -69,6 +69,12 @@ def _notes(config: Config, rows: Rows, found: Found) -> tuple[str, ...]:
         "A feature that fires on no held-out row counts as dead, however rarely it may fire elsewhere.",
         f"Purity is over the {len(found.pure.shares_F)} features with {config.n_examples} examples.",
     ]
+    told = {telling.label for telling in found.tellings}
+    if left := [name for name in rows.tokens.label_names if name not in told]:
+        notes.append(
+            f"No AUROC for {', '.join(left)}: it takes text labels of {FEW_VALUES.start} to {FEW_VALUES.stop - 1} "
+            f"values with at least {FEWEST_DOCUMENTS} held-out documents each; raise `held_out` or merge rare values."
+        )
     if found.tellings:
         notes.append(
             "AUROC is of a feature's mean over a document; features are chosen on half of the held-out documents and "
