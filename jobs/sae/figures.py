@@ -137,10 +137,17 @@ def _context(ax: Axes, line: Mapping[str, object], x: float, y: float, strength:
     left, token, right = (printable(str(line[name])) for name in ("left", "token", "right"))
     token = token if len(token) <= _TOKEN else token[: _TOKEN - 1] + "…"
     mono: dict[str, Any] = {"family": _MONO, "fontsize": _SIZE, "va": "center", "parse_math": False}
-    ax.text(x, y, _last_words(left, _LEFT), ha="right", color=_QUIET, **mono)
-    ax.text(x + len(token), y, _first_words(right, _RIGHT + _TOKEN - len(token)), ha="left", color=_QUIET, **mono)
+    ax.text(x, y, _kept(_last_words(left, _LEFT)), ha="right", color=_QUIET, **mono)
+    ax.text(
+        x + len(token), y, _kept(_first_words(right, _RIGHT + _TOKEN - len(token))), ha="left", color=_QUIET, **mono
+    )
     box = {"boxstyle": "square,pad=0.12", "facecolor": color, "alpha": 0.12 + 0.38 * strength, "linewidth": 0}
-    ax.text(x, y, token, ha="left", color=INK, bbox=box, **mono)
+    ax.text(x, y, _kept(token), ha="left", color=INK, bbox=box, **mono)
+
+
+def _kept(text: str) -> str:
+    """Spaces that a browser keeps at the ends of a text."""
+    return text.replace(" ", "\u00a0")
 
 
 def _last_words(text: str, n: int) -> str:
