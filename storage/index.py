@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storage.errors import InputError, RunError
+from storage.errors import InputError
 from storage.segment import Segment
-from storage.shard import crc32c
-from storage.tokens import RESERVED, joined
+from storage.tokens import RESERVED, joined, read_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,7 +107,7 @@ class TokenIndex:
         pieces = []
         for segment_base, segment in zip(self._bases, self._segments, strict=True):
             for part in segment.plan.parts:
-                table = _read_part(segment, part.path, part.crc32c, columns)
+                table = read_part(segment.folder, part, columns)
                 firsts = (part.first_sequence, part.first_document, part.first_row)
                 for name, base, first in zip(("sequence", "document", "start"), segment_base, firsts, strict=True):
                     table = _shift(table, name, base + first)
@@ -165,15 +164,6 @@ class TokenIndex:
     def _span_of(self, rows: Rows) -> np.ndarray:
         """The span of each row; a document without tokens has a span that no row is in."""
         return np.searchsorted(self._spans["start"], self._numbers(rows), side="right") - 1
-
-
-def _read_part(segment: Segment, path: str, crc: int, columns: Sequence[str] | None) -> "pa.Table":
-    import pyarrow.parquet as pq
-
-    data = segment.folder.read(path)
-    if crc32c((data,)) != crc:
-        raise RunError(f"{segment.folder / path} is damaged: its checksum is not the one in plan.json")
-    return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
 
 
 def _flattened(lists: "pa.ChunkedArray") -> np.ndarray:

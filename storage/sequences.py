@@ -1,16 +1,14 @@
 """What a harvester reads: the sequences that touch a range of rows, whole, from the token parts."""
 
-import io
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from storage.errors import RunError
 from storage.manifest import Part
 from storage.segment import Segment
-from storage.shard import crc32c
+from storage.tokens import read_part
 
 _KEPT = 2
 """Parts kept decoded; neighbouring units read the same ones."""
@@ -67,12 +65,7 @@ def _overlapping(decoded: _Decoded, base: int, first: int, stop: int) -> Iterato
 
 
 def _decode(segment: Segment, part: Part) -> _Decoded:
-    import pyarrow.parquet as pq
-
-    data = segment.folder.read(part.path)
-    if crc32c((data,)) != part.crc32c:
-        raise RunError(f"{segment.folder / part.path} is damaged: its checksum is not the one in plan.json")
-    table = pq.read_table(io.BytesIO(data), columns=["sequence", "start", "input_ids", "image"])
+    table = read_part(segment.folder, part, ["sequence", "start", "input_ids", "image"])
     firsts = np.unique(table["sequence"].to_numpy(), return_index=True)[1]
     starts = np.append(table["start"].to_numpy()[firsts], part.rows) + part.first_row
     ids = table["input_ids"].combine_chunks().flatten().to_numpy()

@@ -1,7 +1,7 @@
 """The token index: Parquet parts with a line per span, and the way from a row back to its text."""
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -68,6 +68,16 @@ def read_part_counts(folder: Folder, name: str) -> Part:
     metadata = pq.read_metadata(io.BytesIO(data)).metadata or {}
     counts = {field: int(metadata[f"garner.{field}".encode()]) for field in _COUNTS}
     return Part(path=name, size=len(data), crc32c=crc32c((data,)), **counts)
+
+
+def read_part(folder: Folder, part: Part, columns: Sequence[str] | None = None) -> "pa.Table":
+    """The lines of one part, once its bytes are known to be those that the plan describes."""
+    import pyarrow.parquet as pq
+
+    data = folder.read(part.path)
+    if crc32c((data,)) != part.crc32c:
+        raise RunError(f"{folder / part.path} is damaged: its checksum is not the one in plan.json")
+    return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
 
 
 class _Counter:

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from storage.errors import InputError, RunError
@@ -72,10 +71,6 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Whether the object is there."""
         return bool(self._fs.exists(self._path(name)))
-
-    def size(self, name: str) -> int:
-        """The object's length in bytes."""
-        return int(self._fs.size(self._path(name)))
 
     def names(self, name: str = "") -> tuple[str, ...]:
         """Sorted names directly below; empty if there is no such folder. Temporary files are passed over."""
@@ -202,8 +197,3 @@ def _create_remote(fs: Any, path: str, data: bytes) -> bool:
             return False
         raise
     return True
-
-
-def is_local(folder: Folder) -> bool:
-    """Whether other processes on this machine, but not other machines, see the folder."""
-    return isinstance(folder._fs, LocalFileSystem)

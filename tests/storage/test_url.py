@@ -36,7 +36,6 @@ def test_parts_are_joined_ranges_are_read_and_names_are_listed(folder):
     assert folder.create("b/two", b"abc", memoryview(b"defg"))
     assert folder.read("b/two") == b"abcdefg"
     assert folder.read("b/two", 2, 5) == b"cde"
-    assert folder.size("b/two") == 7
     assert folder.create("b/one", b"")
     assert folder.names("b") == ("one", "two")
     assert folder.names("c") == ()
