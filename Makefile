@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check bench real install clean
+.PHONY: demo test check bench bench-peers chaos real install clean
 
 install: .venv/installed
 
@@ -29,7 +29,15 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[real]'
 	$(BIN)/python -m benchmarks
+
+# makes an environment for every peer under build/peers, about 9 GB
+bench-peers: install
+	$(BIN)/python -m benchmarks.peers
+
+chaos: install
+	$(BIN)/python -m tests.chaos
 
 real: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[real]'

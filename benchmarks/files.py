@@ -1,68 +1,85 @@
-"""Writing shards against raw files, and shuffled reading against a raw memory-mapped gather."""
+"""Shards written, read in order and read shuffled, against the plainest way of doing the same with raw files."""
 
 import multiprocessing
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 from benchmarks.timing import Result, own_memory, side_by_side
-from storage.layout import layout
-from storage.manifest import Seal
-from storage.moments import merge
-from storage.reader import Shards
-from storage.shard import ShardMark, empty_rows, write
-from storage.shuffle import Order, Shuffled
+from storage.dtype import DtypeName
+from storage.layout import Compress, shard_bytes
+from storage.manifest import Claim, SourceFile
+from storage.reader import Activations
+from storage.segment import Segment, part_name
+from storage.site import Site
+from storage.tokens import Span, write_part
 from storage.url import Folder
+from storage.writer import UnitWriter
 
-_ROWS, _D, _BATCH = 2**18, 512, 4096
+_ROWS, _D, _BATCH = 2**19, 512, 4096
+_UNIT = 2**18
+_SITE = Site("embed")
 
 
 def writing() -> Result:
-    """Bytes per second of whole shards with index, checksums and moments, synced, over plain synced files."""
+    """Bytes per second from rows to marked units, as a harvester writes them, over plain synced files."""
     with tempfile.TemporaryDirectory() as folder:
-        shape = layout(_ROWS, _D, "bfloat16", 2**16)
-        x_RD = _rows(shape.rows_per_shard)
-        target = Path(folder) / "shards"
+        rows = _rows(2**16)
+        size = _ROWS * _D * 2
 
         def ours() -> None:
-            shutil.rmtree(target, ignore_errors=True)
-            for shard in range(shape.n_shards):
-                write(Folder.at(str(target)), shape, shard, x_RD)
+            shutil.rmtree(Path(folder) / "lake", ignore_errors=True)
+            harvested(Folder.at(f"{folder}/lake"), _ROWS, rows)
 
         def raw() -> None:
+            target = Path(folder) / "raw"
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir()
-            for shard in range(shape.n_shards):
-                with (target / f"{shard}.bin").open("wb") as file:
-                    x_RD.view(np.uint8).tofile(file)
+            for number in range(_ROWS // len(rows)):
+                with (target / f"{number}.bin").open("wb") as file:
+                    rows.view(np.uint8).tofile(file)
                     os.fsync(file.fileno())
 
-        what = "`tofile` + fsync of the same bytes; ours adds index, two checksums and moments"
-        return side_by_side("write", _ROWS * _D * 2 / 1e6, "MB/s", ours, raw, what)
+        what = "`tofile` + fsync of the same bytes in files of 64 MiB; ours adds index, checksums, moments, marks"
+        return side_by_side("write", size / 1e6, "MB/s", ours, raw, what)
 
 
-def reading() -> Result:
+def shuffled() -> Result:
     """Shuffled batches a second, in bytes, over a gather of random rows from one memory map; both warm."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = _Site(Path(folder), _ROWS)
-        raw_ND = np.memmap(Path(folder) / "raw.bin", ml_dtypes.bfloat16, "w+", shape=(_ROWS, _D))
-        raw_ND[:] = source.read_blocks([(0, _ROWS)])
+    with _both() as (acts, raw):
+        raw_ND = np.memmap(raw, np.uint16, "r", shape=acts.shape)
 
         def ours() -> None:
-            for _ in Shuffled(source, _BATCH, False, Order(seed=1)):
+            for _ in acts.shuffled(_BATCH, seed=1):
                 pass
 
         def gather() -> None:
-            order_N = np.random.default_rng(1).permutation(_ROWS)
-            for at in range(0, _ROWS, _BATCH):
+            order_N = np.random.default_rng(1).permutation(len(acts))
+            for at in range(0, len(acts), _BATCH):
                 raw_ND[order_N[at : at + _BATCH]]
 
-        what = f"`memmap[permutation]` in batches of {_BATCH}, d = {_D} bfloat16"
-        return side_by_side("shuffled read", _ROWS * _D * 2 / 1e6, "MB/s", ours, gather, what)
+        what = f"`memmap[permutation]` in batches of {_BATCH}, d = {_D} in 16 bits"
+        return side_by_side("shuffled read", _size(acts), "MB/s", ours, gather, what)
+
+
+def contiguous() -> Result:
+    """A long range of rows, opened and read for the first time (each chunk's checksum compared), over `np.fromfile`."""
+    with _both() as (acts, raw):
+
+        def ours() -> None:
+            Activations(_SITE, [_segment(raw.parent)])[:]
+
+        def fromfile() -> None:
+            np.fromfile(raw, np.uint16)
+
+        return side_by_side("contiguous read", _size(acts), "MB/s", ours, fromfile, "`np.fromfile` of the same bytes")
 
 
 def memory() -> Result:
@@ -77,40 +94,61 @@ def memory() -> Result:
 
 def _read_and_measure(rows: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        source = _Site(Path(folder), rows)
-        peak = 0.0
-        for step, _ in enumerate(Shuffled(source, _BATCH, False, Order(seed=1))):
+        harvested(Folder.at(f"{folder}/lake"), rows, _rows(2**16))
+        acts, peak = Activations(_SITE, [_segment(Path(folder))]), 0.0
+        for step, _ in enumerate(acts.shuffled(_BATCH, seed=1)):
             if step % 16 == 0:
                 peak = max(peak, own_memory("RssAnon"))
         return peak
 
 
-class _Site:
-    """One sealed site, without a cache around it."""
+@contextmanager
+def _both() -> Iterator[tuple[Activations, Path]]:
+    """The same rows as a sealed site and as one raw file."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = _rows(2**16)
+        harvested(Folder.at(f"{folder}/lake"), _ROWS, rows)
+        raw = Path(folder) / "raw.bin"
+        with raw.open("wb") as file:
+            for _ in range(_ROWS // len(rows)):
+                rows.view(np.uint8).tofile(file)
+        yield Activations(_SITE, [_segment(Path(folder))]), raw
 
-    def __init__(self, folder: Path, rows: int) -> None:
-        target = Folder.at(str(folder / "site"))
-        one = layout(rows, _D, "bfloat16", 2**16)
-        marks: list[ShardMark] = []
-        moments = []
-        pattern = _rows(one.rows_per_shard)
-        for shard in range(one.n_shards):
-            x_RD = empty_rows(one, shard)
-            x_RD[:] = np.roll(pattern, shard, axis=0)[: len(x_RD)]
-            mark, moment = write(target, one, shard, x_RD)
-            marks.append(mark)
-            moments.append(moment)
-        seal = Seal(site="embed", layout=one, moments=merge(moments), shards=tuple(marks))
-        self._shards = Shards(target, seal)
-        self.shape = (rows, _D)
-        self.dtype = np.dtype(ml_dtypes.bfloat16)
-        self.chunk = one.rows_per_chunk
 
-    def read_blocks(self, blocks: list[tuple[int, int]]) -> np.ndarray:
-        """Rows of blocks, each within one shard or a whole number of them."""
-        step = self._shards.layout.rows_per_shard
-        pieces = [(a, min(b, a + step)) for first, b in blocks for a in range(first, b, step)]
-        return np.concatenate([self._shards.read(a, b) for a, b in pieces])
+def _segment(folder: Path) -> Segment:
+    (found,) = (folder / "lake").glob("segments/*")
+    return Segment(Folder.at(str(found)), 0)
+
+
+def harvested(
+    cache: Folder, rows: int, x_ND: np.ndarray, dtype: DtypeName = "bfloat16", compress: Compress = "none"
+) -> Segment:
+    """A sealed segment of one site: `x_ND`, repeated, written as a harvester writes it, four shards to a unit."""
+    segment = Segment(cache / "segments/00000", 0)
+    files = (SourceFile(path="rows", size=1),)
+    segment.claim(Claim(files=files, parts=((0,),), unit=_UNIT, shard_bytes=shard_bytes(), compress=compress))
+    write_part(segment.folder, part_name(0), _spans(rows))
+    segment.fix()
+    layout = segment.layout(x_ND.shape[1], dtype)
+    segment.create_array(_SITE, layout)
+    for unit in range(segment.plan.n_units):
+        with ThreadPoolExecutor(2) as executor:
+            writer = UnitWriter(segment, _SITE, layout, unit, executor)
+            for row in range(*segment.plan.unit_range(unit), _BATCH):
+                at = row % len(x_ND)
+                writer.put(row, x_ND[at : at + _BATCH])
+            writer.finish("bench", "bench")
+    segment.seal(_SITE, layout)
+    return segment
+
+
+def _spans(rows: int) -> Iterator[Span]:
+    for number in range(rows // 1024):
+        yield Span(number, number, str(number), np.zeros(1024, np.int32), None, None, None, 0, {}, None)
+
+
+def _size(acts: Activations) -> float:
+    return len(acts) * acts.row_bytes / 1e6
 
 
 def _rows(n: int) -> np.ndarray:

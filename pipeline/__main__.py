@@ -86,13 +86,21 @@ def _add_lake_commands(commands: "argparse._SubParsersAction[argparse.ArgumentPa
     show.add_argument("lake")
     show.add_argument("name", help="a name that `garner ls` shows")
     show.set_defaults(command=_show)
-    verify = commands.add_parser("verify", help="re-read sealed caches: checksums, counts, finiteness")
+    verify = commands.add_parser("verify", help="re-read caches: checksums, counts, finiteness")
     verify.add_argument("lake")
     verify.add_argument("name", nargs="?", help="one cache (default: all)")
     verify.add_argument("--against-model", action="store_true", help="re-run some sequences through plain transformers")
     verify.add_argument("--model", help="where the model is now (default: where it was)")
     verify.add_argument("--sequences", type=int, default=16, help="how many sequences to re-run (default 16)")
     verify.set_defaults(command=_verify)
+    repair = commands.add_parser("repair", help="make again what `garner verify` finds damaged, and nothing else")
+    repair.add_argument("lake")
+    repair.add_argument("name", nargs="?", help="one cache (default: all)")
+    repair.add_argument("--model", help="where the model is now (default: where it was)")
+    repair.add_argument(
+        "--set", action="append", default=[], metavar="POOL.A=B", help="where to run it, e.g. pool.batch_tokens=4096"
+    )
+    repair.set_defaults(command=_repair)
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -180,6 +188,14 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(line)
         failed = failed or not good
     return 1 if failed else 0
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    from pipeline.repair import repair
+
+    for line in repair(arguments):
+        print(line)
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -10,16 +10,19 @@ import msgspec
 from pipeline import readers, survey
 from pipeline.corpus import Corpus
 from pipeline.facts import CacheFacts
+from pipeline.harvest import ROWS, harvest
 from pipeline.plan import CacheStep
 from pipeline.progress import Progress
 from pipeline.recipe import CacheTable, PoolTable
 from storage.artifact import versions
 from storage.cache import Cache, unseen
-from storage.dtype import DtypeName
+from storage.dtype import FloatName
 from storage.errors import InputError, RunError
 from storage.lake import Lake
+from storage.layout import shard_bytes
 from storage.manifest import Claim, SourceFile
 from storage.segment import Segment
+from storage.sets import claim as claim_set
 from storage.site import Site
 from storage.value import Value, convert
 from workers.pool import Pool
@@ -34,7 +37,7 @@ class CacheRun(Value):
     step: CacheStep
     table: CacheTable
     corpus: Corpus
-    model_dtype: DtypeName
+    model_dtype: FloatName
     pool: PoolTable
 
 
@@ -42,15 +45,18 @@ def build(run: CacheRun, lake: Lake, pool: Pool, progress: Progress) -> Cache:
     """Bring one cache to where the recipe wants it, and open it."""
     facts = run.step.facts
     cache = lake.create(msgspec.structs.replace(facts.record, made=_provenance(facts)))
-    segments = tuple(_segments(cache, facts, run.table.unit))
+    segments = tuple(_segments(cache, facts, run.table))
     for segment in segments:
         if not segment.planned:
             _tokenise(run, segment, pool, progress)
     if not any(segment.plan.rows for segment in segments):
         documents = sum(segment.plan.documents for segment in segments)
         raise InputError(
-            f"{run.step.name}: the corpus's {documents} documents have no token at all: give it some with text"
+            f"{run.step.name}: the corpus's {documents} documents have no row at all: give it some with text, or "
+            "select other tokens"
         )
+    for name, tokens in facts.sets.items():
+        claim_set(cache.folder, name, tokens)
     for segment in segments:
         _harvest(run, segment, pool, progress)
     return Cache(cache.folder)
@@ -62,7 +68,7 @@ def _provenance(facts: CacheFacts) -> dict[str, str]:
     return {"model": facts.source, "revision": facts.revision, "time": now, **versions()}
 
 
-def _segments(cache: Cache, facts: CacheFacts, unit: int) -> Iterator[Segment]:
+def _segments(cache: Cache, facts: CacheFacts, table: CacheTable) -> Iterator[Segment]:
     """Known segments first, then one for the files that none of them took.
 
     Looked up again, for another run may have taken files since this one was planned.
@@ -71,7 +77,14 @@ def _segments(cache: Cache, facts: CacheFacts, unit: int) -> Iterator[Segment]:
     files = unseen(cache, facts.new_files)
     if files:
         segment = cache.next_segment()
-        claim = segment.claim(Claim(files=files, parts=_groups(files), unit=unit))
+        wanted = Claim(
+            files=files,
+            parts=_groups(files),
+            unit=table.unit,
+            shard_bytes=shard_bytes(table.shard),
+            compress=table.compress,
+        )
+        claim = segment.claim(wanted)
         if claim.files != files:
             raise RunError(f"{segment.folder}: another run has just claimed other files; run again to join it")
         yield segment
@@ -105,41 +118,16 @@ def _tokenise(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -
 
 
 def _harvest(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -> None:
-    """Harvest the units that some site lacks, then seal."""
     wanted = [site for site in map(Site.parse, run.step.facts.widths) if site not in segment.sealed]
-    if not wanted:
-        return
-    dtype = run.table.dtype
-    layouts = {site: segment.layout(run.step.facts.widths[str(site)], dtype) for site in wanted}
-    for site, shape in layouts.items():
-        segment.create_array(site, shape)
-    _harvest_units(run, segment, wanted, pool, progress)
-    for site, shape in layouts.items():
-        segment.seal(site, shape)
-
-
-def _harvest_units(run: CacheRun, segment: Segment, sites: list[Site], pool: Pool, progress: Progress) -> None:
-    from workers.harvest import Harvester, UnitTask
-
-    done = {site: segment.units_done(site) for site in sites}
-    tasks = [
-        UnitTask(unit=unit, sites=tuple(site for site in sites if unit not in done[site]))
-        for unit in range(segment.plan.n_units)
-    ]
-    tasks = [task for task in tasks if task.sites]
-    rows = [stop - first for first, stop in (segment.plan.unit_range(task.unit) for task in tasks)]
-    meter = progress.meter(f"{run.step.name}: {len(sites)} sites", sum(rows), "rows")
-    for receipt in pool.map(partial(Harvester, _spec(run, segment, sites)), tasks):
-        meter.advance(receipt.rows, receipt.forward_tokens)
-    meter.close()
+    if wanted:
+        harvest(run.step.name, segment, _spec(run, segment, wanted), pool, progress)
 
 
 def _spec(run: CacheRun, segment: Segment, sites: list[Site]) -> "HarvestSpec":
-    from workers.harvest import HarvestSpec, Rows
+    from workers.harvest import HarvestSpec
     from workers.model import ModelSpec
 
     facts = run.step.facts
-    rows: dict[str, Rows] = {"patches": "patches", "entries": "entries"}
     model = ModelSpec(
         source=facts.source,
         revision=facts.revision,
@@ -152,7 +140,8 @@ def _spec(run: CacheRun, segment: Segment, sites: list[Site]) -> "HarvestSpec":
         number=segment.number,
         widths={str(site): facts.widths[str(site)] for site in sites},
         dtype=run.table.dtype,
-        rows=rows.get(facts.tokenisation["kind"], "tokens"),
+        rows=ROWS.get(facts.tokenisation["kind"], "tokens"),
         batch_tokens=run.pool.batch_tokens,
         nonfinite=run.table.nonfinite,
+        sets={site.path: facts.sets[site.path].ids for site in sites if site.kind == "logits"},
     )

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from storage.artifact import Artifact
 from storage.cache import Cache
-from storage.errors import InputError
+from storage.errors import InputError, RunError
 from storage.lake import Lake
+from storage.moments import Moments
 
 
 def listing(url: str) -> Iterator[str]:
@@ -15,11 +16,19 @@ def listing(url: str) -> Iterator[str]:
     if not caches and not artifacts:
         raise InputError(f"lake {lake.folder} holds no cache and no artifact; is the URL right?")
     for name in caches:
-        cache = lake.cache(name)
-        rows = f"{cache.n_rows:,} rows" if cache.sites else "nothing sealed yet"
-        yield f"cache     {name:<44} {rows:<18} {cache.record.identity.dtype:<9} {' '.join(map(str, cache.sites))}"
+        yield f"cache     {name:<44} {_summary(lake, name)}"
     for name in artifacts:
         yield f"artifact  {name:<44} {lake.artifact(name).record.report['headline']}"
+
+
+def _summary(lake: Lake, name: str) -> str:
+    """Rows, type and sites of a cache; one that is damaged does not keep the others from being listed."""
+    try:
+        cache = lake.cache(name)
+        rows = f"{cache.n_rows:,} rows" if cache.sites else "nothing sealed yet"
+    except RunError as error:
+        return str(error)
+    return f"{rows:<18} {cache.record.identity.dtype:<9} {' '.join(map(str, cache.sites))}"
 
 
 def shown(url: str, name: str) -> Iterator[str]:
@@ -46,9 +55,16 @@ def _cache_lines(cache: Cache) -> Iterator[str]:
             )
     for site in cache.sites:
         acts = cache.site(site)
-        size = acts.shape[0] * acts.d * acts.dtype.itemsize
-        shape, top = f"{acts.shape[0]:,} x {acts.d} {acts.dtype}", acts.moments.max_abs
-        yield f"  {site!s:<13} {shape}, {size / 2**20:,.1f} MiB, max |x| {top:.4g}"
+        moments, size = acts.moments, acts.shape[0] * acts.row_bytes
+        yield f"  {site!s:<13} {acts.shape[0]:,} x {acts.d} {acts.dtype}, {size / 2**20:,.1f} MiB; {_statistics(moments)}"
+
+
+def _statistics(moments: Moments) -> str:
+    """What was recorded while harvesting; nothing is read for it."""
+    low, middle, high = (moments.norms.quantile(q) for q in (0.01, 0.5, 0.99))
+    rounded = f"; int8 took {moments.unexplained:.2g} of the variance" if moments.rounding else ""
+    nonfinite = f"; {moments.nonfinite:,} rows not finite" if moments.nonfinite else ""
+    return f"norms {low:.4g} to {high:.4g}, median {middle:.4g}; max |x| {moments.max_abs:.4g}{rounded}{nonfinite}"
 
 
 def _artifact_lines(artifact: Artifact) -> Iterator[str]:

@@ -1,21 +1,24 @@
 """What planning needs to know of the world: models, corpora, and what the lake holds already. All reading is here."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pipeline import survey
+from pipeline import sites, survey
 from pipeline.corpus import Corpus, Images, Vocabulary, content_column, name
+from pipeline.memory import Memory, Model, largest_part, of_harvest
 from pipeline.recipe import CacheTable, ModelTable, Opened
 from storage.advice import suggestion
 from storage.cache import Cache, unseen
+from storage.dtype import logical
 from storage.errors import InputError
 from storage.lake import Lake
+from storage.layout import Layout, layout, shard_bytes
 from storage.manifest import CacheIdentity, CacheRecord, ModelIdentity, SourceFile, make_record
-from storage.site import Site
+from storage.sets import TokenSet, check
+from storage.site import Site, stored_dtype
 from storage.value import Value, convert
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,10 @@ class CacheFacts(Value):
     """Where the model is read: hub id or absolute folder."""
     revision: str
     tokenisation: dict[str, Any]
+    sets: dict[str, TokenSet] = {}
+    """The tokens of every set whose logits the recipe asks for."""
+    memory: Memory | None = None
+    """What a worker that harvests it holds; None for a cache that only the lake knows."""
 
 
 class Facts(Value):
@@ -112,7 +119,7 @@ def _cache_facts(
     source = model_source(model, opened.base)
     facts = models.inspect(source, model.revision)
     tokenisation = _tokenisation(table, corpus, facts, where)
-    widths = _widths(corpus, facts, table, where)
+    sets, widths = sites.resolve(table, facts, tokenisation["kind"], where)
     identity = CacheIdentity(
         model=ModelIdentity(
             name=facts.name, revision=facts.revision, weights=facts.weights, config=facts.config, dtype=model.dtype
@@ -128,16 +135,38 @@ def _cache_facts(
     found = CacheFacts(
         record=held.record if held else record,
         folder=held.id if held else record.folder,
-        widths={str(site): width for site, width in widths.items()},
+        widths=widths,
         segments=_segments(held) if held else (),
         new_files=unseen(held, files) if held else files,
         gone=len(set(held.taken) - {file.path for file in files}) if held else 0,
         source=source,
         revision=facts.revision,
         tokenisation=tokenisation,
+        sets=sets,
     )
+    found = msgspec.structs.replace(found, memory=_memory(found, table, facts, opened.recipe.pool.batch_tokens))
     _check_tokeniser(found, where)
+    if held:
+        for one, tokens in sets.items():
+            check(held.folder, one, tokens)
     return found
+
+
+def layouts(facts: CacheFacts, table: CacheTable) -> tuple[Layout, ...]:
+    """How the sites of one unit lie in the next segment, or in the last where there is no new one."""
+    unit = facts.segments[-1].rows_per_unit if facts.segments and not facts.new_files else table.unit
+    return tuple(
+        layout(unit, d, stored_dtype(Site.parse(site), table.dtype), unit, shard_bytes(table.shard), table.compress)
+        for site, d in facts.widths.items()
+    )
+
+
+def _memory(facts: CacheFacts, table: CacheTable, model: Any, batch_tokens: int) -> Memory:
+    size = logical(facts.record.identity.model.dtype).itemsize
+    head = model.vocabulary * model.width if facts.sets else 0
+    sized = Model(weights=(model.parameters + head) * size, width=model.width, widest=model.widest)
+    parts = survey.parts(survey.CorpusFacts(files=facts.new_files))
+    return of_harvest(layouts(facts, table), sized, batch_tokens, largest_part(parts))
 
 
 def _tokenisation(table: CacheTable, corpus: Corpus, facts: Any, where: str) -> dict[str, Any]:
@@ -156,6 +185,8 @@ def _tokenisation(table: CacheTable, corpus: Corpus, facts: Any, where: str) -> 
             f"{where}: model {facts.name} reads {'images' if facts.kind == 'vision' else 'text'}, "
             f"but its corpus {table.corpus!r} holds {holds}: pair it with another corpus"
         )
+    if kind in ("patches", "entries") and "select" in table.tokenise:
+        raise InputError(f"{where}.tokenise.select: a cache of {kind} has a row for each of them: leave it out")
     wanted: dict[str, Any] = {**table.tokenise, "kind": kind, **_context(table, facts, kind, where)}
     return dict(msgspec.to_builtins(convert(wanted, Tokenisation, f"{where}.tokenise")))
 
@@ -201,19 +232,6 @@ def _check_tokeniser(facts: CacheFacts, where: str) -> None:
         Tokeniser(facts.source, facts.revision or None, convert(facts.tokenisation, Tokenisation, where))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _widths(corpus: Corpus, facts: Any, table: CacheTable, where: str) -> Mapping[Site, int]:
-    from workers import model as models
-
-    if isinstance(corpus, Vocabulary):
-        if wrong := [str(site) for site in table.sites if site.kind not in ("embed", "unembed")]:
-            raise InputError(f"{where}.sites: a vocabulary has the sites embed and unembed, found {', '.join(wrong)}")
-        return dict.fromkeys(table.sites, facts.width)
-    try:
-        return models.check_sites(facts.source, facts.revision, table.sites)
-    except InputError as error:
-        raise InputError(f"{where}.sites: {error}") from error
 
 
 def _with_digests(files: tuple[SourceFile, ...], held: Cache | None) -> tuple[SourceFile, ...]:

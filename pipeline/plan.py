@@ -11,9 +11,9 @@ from pipeline.facts import CacheFacts, Facts, SegmentState
 from pipeline.recipe import Opened, expand
 from storage.advice import suggestion
 from storage.artifact import Input
-from storage.dtype import logical
+from storage.dtype import stored, stored_width
 from storage.errors import InputError
-from storage.layout import layout, memory_bound
+from storage.site import Site, stored_dtype
 from storage.value import Value, convert, identity
 
 _BYTES_PER_TOKEN = 4
@@ -185,9 +185,8 @@ def _progress(step: CacheStep) -> str:
 def _about(step: CacheStep) -> str:
     """Size and memory before the tokens are counted."""
     dtype = step.facts.record.identity.dtype
-    total = step.estimate * sum(step.facts.widths.values()) * logical(dtype).itemsize
-    unit = step.facts.segments[-1].rows_per_unit if step.facts.segments else 2**16
-    held = memory_bound([layout(max(step.estimate, 1), d, dtype, unit) for d in step.facts.widths.values()])
-    return (
-        f"about {step.estimate:,} rows, {total / 2**20:,.0f} MiB; at most {held / 2**20:,.0f} MiB of shards in memory"
+    widths = ((Site.parse(site), d) for site, d in step.facts.widths.items())
+    row = sum(
+        stored_width(one, d) * stored(one).itemsize for one, d in ((stored_dtype(site, dtype), d) for site, d in widths)
     )
+    return f"about {step.estimate:,} rows, {step.estimate * row / 2**20:,.0f} MiB; {step.facts.memory}"

@@ -10,9 +10,9 @@ import msgspec
 
 from pipeline import corpus
 from storage.advice import suggestion
-from storage.dtype import DtypeName
+from storage.dtype import DtypeName, FloatName
 from storage.errors import InputError
-from storage.layout import UNIT_ROWS, check_unit
+from storage.layout import UNIT_ROWS, Compress, check_unit
 from storage.site import Site
 from storage.value import Value, checked_name, convert
 
@@ -27,7 +27,7 @@ class ModelTable(Value):
     """Hub id, or a local folder (relative to the recipe)."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
-    dtype: DtypeName = "float32"
+    dtype: FloatName = "float32"
     """Number type of weights and arithmetic."""
 
 
@@ -42,12 +42,18 @@ class CacheTable(Value):
     """Where hidden states are read; adding one later harvests that one alone."""
     context: Positive | None = None
     """Most tokens of a sequence; the model's own limit if not given."""
+    sets: dict[str, tuple[str | int, ...]] = {}
+    """Tokens whose logits the site `logits.<set>` holds, in order: texts that are exactly one token each, or ids."""
     tokenise: dict[str, Any] = {}
     """How documents become sequences: `kind` (documents, packed, chat, ids, patches, entries) and its options."""
     dtype: DtypeName = "bfloat16"
     """Stored number type."""
     unit: Positive = UNIT_ROWS
     """Rows that one task owns, a power of two; smaller means more and shorter tasks."""
+    shard: Positive | None = None
+    """Most MiB of a shard before it is compressed, what is written and held in memory at once; 64 if not given."""
+    compress: Compress = "none"
+    """zstd makes shards smaller that cross a slow link; raw ones are mapped, and read by byte range."""
     nonfinite: bool = False
     """Keep rows with NaN or infinity instead of ending the run."""
 
@@ -57,6 +63,9 @@ class CacheTable(Value):
             raise ValueError('sites is empty: name at least one, for instance sites = ["resid.3"]')
         if len(set(self.sites)) < len(self.sites):
             raise ValueError(f"sites must differ, found {', '.join(map(str, self.sites))}")
+        for site in self.sites:
+            if site.kind == "logits" and not self.sets.get(site.path):
+                raise ValueError(f"site {site} needs its tokens: {_lacking_set(site.path, self.sets)}")
 
 
 class PoolTable(Value):
@@ -193,6 +202,12 @@ def _assigned(table: Mapping[str, Any], path: Sequence[str], value: object, sett
     if not isinstance(inner, Mapping):
         raise InputError(f"{setting}: {first} is {inner!r}, which has no fields")
     return {**table, first: _assigned(inner, rest, value, setting)}
+
+
+def _lacking_set(name: str, sets: Mapping[str, object]) -> str:
+    if name in sets:
+        return f'sets.{name} is empty: write at least one, for instance {name} = [" yes", " no"]'
+    return f'of sets {suggestion(name, sets)}; declare {name} = [" yes", " no"] under sets, or name one of these'
 
 
 def _require(name: str, there: Mapping[str, object], where: str, kind: str) -> None:

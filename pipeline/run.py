@@ -1,9 +1,12 @@
 """Running a recipe: every step that is not done, in order, on the recipe's pool."""
 
 import logging
+import os
+from collections.abc import Sequence
 
 import msgspec
 
+from pipeline import memory
 from pipeline.build import CacheRun, build
 from pipeline.facts import Facts, gather
 from pipeline.plan import CacheStep, JobStep, Step, plan, studies
@@ -34,6 +37,7 @@ def run(opened: Opened, progress: Progress) -> tuple[tuple[Step, ...], tuple[Job
             log.info("%s: done already", step.name)
     if not left:
         return steps, ()
+    _check_memory(opened, left)
     lake = Lake(opened.lake)
     lake.check_writable()
     pool = make_pool(opened.recipe.pool, opened.lake)
@@ -41,6 +45,15 @@ def run(opened: Opened, progress: Progress) -> tuple[tuple[Step, ...], tuple[Job
         if isinstance(step, CacheStep):
             build(_cache_run(opened, step), lake, pool, progress)
     return steps, _run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress)
+
+
+def _check_memory(opened: Opened, left: Sequence[Step]) -> None:
+    """Whether what will be harvested on this machine fits into its memory."""
+    table = opened.recipe.pool
+    here = {"local": 1}.get(table.kind, table.workers or os.cpu_count() or 1)
+    for step in left if table.kind == "local" or table.address == "local" else ():
+        if isinstance(step, CacheStep) and step.facts.memory is not None:
+            memory.check(f"caches.{step.name}", step.facts.memory, here)
 
 
 def make_pool(table: PoolTable, lake: str) -> Pool:

@@ -7,9 +7,9 @@ from typing import Any
 import google_crc32c
 
 from storage.errors import InputError, RunError
-from storage.manifest import SCHEMA, check_schema
+from storage.manifest import SCHEMA, read_versioned
 from storage.url import Folder
-from storage.value import Value, canonical, decode
+from storage.value import Value, signed
 
 VERSION = "0.1.0"
 """Of garner; pyproject.toml reads it from here, for a cluster may run the code without having installed it."""
@@ -83,7 +83,7 @@ class ArtifactWriter:
 
     def close(self, record: Record) -> Record:
         """Write the record; if another attempt was first, its record stands and is returned."""
-        self.folder.create("record.json", canonical(record))
+        self.folder.create("record.json", signed(record))
         return Artifact(self.folder).record
 
 
@@ -94,9 +94,8 @@ class Artifact:
         data = folder.find("record.json")
         if data is None:
             raise InputError(f"{folder} is not a finished artifact: it has no record.json")
-        check_schema(data, str(folder / "record.json"))
         self.folder = folder
-        self.record = decode(data, Record, str(folder / "record.json"))
+        self.record = read_versioned(data, Record, str(folder / "record.json"))
 
     @property
     def files(self) -> dict[str, File]:

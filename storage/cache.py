@@ -6,12 +6,12 @@ from functools import cached_property
 
 from storage.errors import InputError, RunError
 from storage.index import TokenIndex
-from storage.manifest import CacheRecord, SourceFile, read_record
+from storage.manifest import CacheRecord, SourceFile, read_versioned
 from storage.reader import Activations
 from storage.segment import Segment
 from storage.site import Site
 from storage.url import Folder, proves_exclusive
-from storage.value import canonical, identity
+from storage.value import identity, signed
 
 log = logging.getLogger(__name__)
 
@@ -19,14 +19,23 @@ log = logging.getLogger(__name__)
 class Cache:
     """An open cache. What it shows is what was sealed when it was first asked; open it again to see more."""
 
-    def __init__(self, folder: Folder, segments: int | None = None, sites: Sequence[Site] | None = None) -> None:
-        """The cache at `folder`; `segments` and `sites` show only so many leading segments, and only those sites."""
+    def __init__(
+        self,
+        folder: Folder,
+        segments: int | None = None,
+        sites: Sequence[Site] | None = None,
+        mirror: str | None = None,
+    ) -> None:
+        """The cache at `folder`; `segments` and `sites` show only so many leading segments, and only those sites.
+
+        `mirror` is a folder of this machine that keeps every shard of a remote cache once it was read.
+        """
         data = folder.find("cache.json")
         if data is None:
             raise InputError(f"{folder} is not a cache: it has no cache.json")
         self.folder = folder
-        self._n_segments, self._sites = segments, sites
-        self.record: CacheRecord = read_record(data, str(folder / "cache.json"))
+        self._n_segments, self._sites, self._mirror = segments, sites, mirror
+        self.record: CacheRecord = read_versioned(data, CacheRecord, str(folder / "cache.json"))
 
     @property
     def id(self) -> str:
@@ -48,7 +57,7 @@ class Cache:
                 raise RunError(
                     f"cache {self.id} has {sealed} segments of {site} where {segments} are wanted: run its recipe"
                 )
-        return Cache(self.folder, segments, sites)
+        return Cache(self.folder, segments, sites, self._mirror)
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
@@ -70,7 +79,7 @@ class Cache:
             raise InputError(
                 f"cache {self.id} has no site {wanted}; it holds {has}: add it to the recipe's sites and run"
             )
-        return Activations(wanted, segments)
+        return Activations(wanted, segments, self._mirror)
 
     def sealed_segments(self, site: Site) -> tuple[Segment, ...]:
         """The leading segments in which the site is sealed."""
@@ -103,7 +112,7 @@ def create(folder: Folder, record: CacheRecord) -> Cache:
     if not folder.exists("cache.json"):
         if not proves_exclusive(folder):
             log.warning("%s lets two writers create one object: run one driver at a time on this store", folder)
-        folder.create("cache.json", canonical(record))
+        folder.create("cache.json", signed(record))
     cache = Cache(folder)
     if identity(cache.record.identity) != record.id:
         raise RunError(f"{folder / 'cache.json'} describes another cache than its name says; remove the folder")

@@ -1,13 +1,15 @@
 """From a row to its token, document, position, labels and text: the token index of a whole cache."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from storage.errors import InputError
+from storage.lines import at_rows, positions, selected
 from storage.segment import Segment
 from storage.tokens import RESERVED, joined, read_part
 
@@ -33,11 +35,23 @@ class TokenIndex:
 
     def ids(self, rows: Rows) -> np.ndarray:
         """Token ids, int32 [n]."""
-        return self._flat("input_ids")[rows]
+        return self._at_rows("input_ids")[0][rows]
 
     def offsets(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         """Where each token begins and ends in its document's text, in characters, int32 [n] each."""
-        return self._flat("begin")[rows], self._flat("end")[rows]
+        if not self.has_text:
+            raise InputError("this cache's tokens have no begin and end: its corpus has no text")
+        return self._at_rows("begin")[0][rows], self._at_rows("end")[0][rows]
+
+    def roles(self, rows: Rows) -> np.ndarray:
+        """Whose message each token belongs to, a code of `storage.tokens.ROLES`, int8 [n].
+
+        0 is what the template writes around messages, and every token of a document whose messages were not found.
+        """
+        codes, known = self._at_rows("roles")
+        if not known.any():
+            raise InputError("this cache's tokens have no roles: harvest messages with the tokenisation chat")
+        return codes[rows]
 
     def documents(self, rows: Rows) -> np.ndarray:
         """Document numbers, int64 [n]."""
@@ -48,7 +62,9 @@ class TokenIndex:
         return self._spans["sequence"][self._span_of(rows)]
 
     def positions(self, rows: Rows) -> np.ndarray:
-        """Position of each token in its sequence, int32 [n]."""
+        """Position of each token in its sequence, int32 [n], tokens without a row counted."""
+        if self.selected:
+            return self._positions[rows]
         return (self._numbers(rows) - self._sequence_starts[self._span_of(rows)]).astype(np.int32)
 
     def strings(self, rows: Rows) -> list[str]:
@@ -69,17 +85,23 @@ class TokenIndex:
         return text[max(a - before, 0) : a], text[a:b], text[b : b + after]
 
     @cached_property
+    def selected(self) -> bool:
+        """Whether some tokens have no row, so that the row before another may not be that of the token before it."""
+        return any(selected(part) for part in self._parts(["rows"]))
+
+    @cached_property
     def has_text(self) -> bool:
         """Whether every row has its place in a text; images and ready token ids have none."""
-        return len(_flattened(self._column("begin"))) == self.n_rows
+        return bool(self._at_rows("begin")[1].all())
 
     @property
     def label_names(self) -> tuple[str, ...]:
         """Label columns of the corpus."""
         import pyarrow.parquet as pq
 
-        segment = self._segments[0]
-        schema = pq.read_schema(io.BytesIO(segment.folder.read(segment.plan.parts[0].path)))
+        parts = ((segment.folder, part) for segment in self._segments for part in segment.plan.parts)
+        folder, path = next((folder, part.path) for folder, part in parts if part.documents)
+        schema = pq.read_schema(io.BytesIO(folder.read(path)))
         return tuple(name for name in schema.names if name not in RESERVED)
 
     def label(self, name: str) -> np.ndarray:
@@ -104,15 +126,17 @@ class TokenIndex:
 
     def table(self, columns: Sequence[str] | None = None) -> "pa.Table":
         """The index as one table, a line per span, numbered over the whole cache."""
-        pieces = []
+        return joined(list(self._parts(columns))).combine_chunks()
+
+    def _parts(self, columns: Sequence[str] | None) -> Iterator["pa.Table"]:
+        """The parts in order, numbered over the whole cache; one of no documents knows of no label and is passed by."""
         for segment_base, segment in zip(self._bases, self._segments, strict=True):
-            for part in segment.plan.parts:
+            for part in filter(attrgetter("documents"), segment.plan.parts):
                 table = read_part(segment.folder, part, columns)
                 firsts = (part.first_sequence, part.first_document, part.first_row)
                 for name, base, first in zip(("sequence", "document", "start"), segment_base, firsts, strict=True):
                     table = _shift(table, name, base + first)
-                pieces.append(table)
-        return joined(pieces).combine_chunks()
+                yield table
 
     @cached_property
     def _bases(self) -> list[tuple[int, int, int]]:
@@ -145,29 +169,28 @@ class TokenIndex:
     def _column(self, name: str) -> "pa.ChunkedArray":
         return self.table([name])[name]
 
-    def _flat(self, name: str) -> np.ndarray:
-        """A per-token column, int32 [n_rows]."""
-        if name not in self._flats:
-            values = _flattened(self._column(name))
-            if len(values) != self.n_rows:
-                raise InputError(f"this cache's tokens have no {name}: its corpus has no text")
-            self._flats[name] = values
-        return self._flats[name]
+    @cached_property
+    def _positions(self) -> np.ndarray:
+        """Of every row in its sequence, int32 [n_rows]."""
+        return np.concatenate([positions(part) for part in self._parts(["sequence", "length", "rows", "input_ids"])])
+
+    def _at_rows(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """A per-token column at every row [n_rows], and whether it has a value there, bool [n_rows]."""
+        if column not in self._read:
+            values, known = zip(*(at_rows(p, column) for p in self._parts(["length", "rows", column])), strict=True)
+            self._read[column] = np.concatenate(values), np.concatenate(known)
+        return self._read[column]
 
     @cached_property
-    def _flats(self) -> dict[str, np.ndarray]:
+    def _read(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         return {}
 
     def _numbers(self, rows: Rows) -> np.ndarray:
         return np.arange(*rows.indices(self.n_rows)) if isinstance(rows, slice) else np.asarray(rows)
 
     def _span_of(self, rows: Rows) -> np.ndarray:
-        """The span of each row; a document without tokens has a span that no row is in."""
+        """The span of each row; no row is in a span of length 0."""
         return np.searchsorted(self._spans["start"], self._numbers(rows), side="right") - 1
-
-
-def _flattened(lists: "pa.ChunkedArray") -> np.ndarray:
-    return np.asarray(lists.combine_chunks().flatten().to_numpy(zero_copy_only=False))
 
 
 def _shift(table: "pa.Table", name: str, by: int) -> "pa.Table":

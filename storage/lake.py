@@ -13,8 +13,10 @@ from storage.value import checked_name
 class Lake:
     """Caches and artifacts under one URL (`./lake`, `s3://team/lake`, `memory://lake`)."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, mirror: str | None = None) -> None:
+        """`mirror` is a folder of this machine that keeps every shard of a remote lake once it was read."""
         self.folder = Folder.at(url)
+        self._mirror = mirror
 
     def check_writable(self) -> None:
         """Create and remove one small object, before anything expensive starts."""
@@ -38,7 +40,7 @@ class Lake:
             have = "; it holds " + ", ".join(self.caches()) if self.caches() else "; it holds none"
             problem = f"no cache {name!r}" if not found else f"{len(found)} caches named {name!r}: give the id too"
             raise InputError(f"lake {self.folder} has {problem}{have}")
-        return Cache(self.folder / "caches" / found[0])
+        return Cache(self.folder / "caches" / found[0], mirror=self._mirror)
 
     def find(self, record: CacheRecord) -> Cache | None:
         """The cache with that identity, whatever its folder's name."""

@@ -1,10 +1,14 @@
 """How rows are cut into chunks, shards and units: sized here, once, and nowhere else."""
 
 from collections.abc import Sequence
+from typing import Literal
 
-from storage.dtype import DtypeName, logical
+from storage.dtype import DtypeName, stored, stored_width
 from storage.errors import InputError
 from storage.value import Value
+
+Compress = Literal["none", "zstd"]
+"""How inner chunks are compressed. Raw rows can be mapped and read by byte range; zstd is for slow links."""
 
 CHUNK_BYTES = 2**20
 """Inner chunk: what a generic Zarr reader decodes to reach one row."""
@@ -29,10 +33,22 @@ class Layout(Value):
     """Rows of an inner chunk; a power of two."""
     rows_per_shard: int
     """Rows of a shard; a power of two, a multiple of the chunk."""
+    compress: Compress = "none"
+
+    @property
+    def width(self) -> int:
+        """Entries of a stored row."""
+        return stored_width(self.dtype, self.d)
 
     @property
     def row_bytes(self) -> int:
-        return self.d * logical(self.dtype).itemsize
+        """Bytes of a stored row before it is compressed."""
+        return self.width * stored(self.dtype).itemsize
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of an inner chunk before it is compressed."""
+        return self.rows_per_chunk * self.row_bytes
 
     @property
     def chunks_per_shard(self) -> int:
@@ -61,12 +77,21 @@ def rows_per_unit(longest: int, wanted: int = UNIT_ROWS) -> int:
     return _power_of_two_from(max(wanted, UNIT_SEQUENCES * longest, 1))
 
 
-def layout(rows: int, d: int, dtype: DtypeName, unit: int) -> Layout:
-    """The layout of one site in a segment whose units have `unit` rows."""
-    row_bytes = d * logical(dtype).itemsize
-    rows_per_shard = min(unit, _power_of_two_to(max(SHARD_BYTES // row_bytes, 1)))
+def layout(
+    rows: int, d: int, dtype: DtypeName, unit: int, shard_bytes: int, compress: Compress = "none"
+) -> Layout:
+    """The layout of one site in a segment whose units have `unit` rows, in shards of at most `shard_bytes`."""
+    row_bytes = stored_width(dtype, d) * stored(dtype).itemsize
+    rows_per_shard = min(unit, _power_of_two_to(max(shard_bytes // row_bytes, 1)))
     rows_per_chunk = min(rows_per_shard, _power_of_two_to(max(CHUNK_BYTES // row_bytes, 1)))
-    return Layout(rows=rows, d=d, dtype=dtype, rows_per_chunk=rows_per_chunk, rows_per_shard=rows_per_shard)
+    return Layout(
+        rows=rows, d=d, dtype=dtype, rows_per_chunk=rows_per_chunk, rows_per_shard=rows_per_shard, compress=compress
+    )
+
+
+def shard_bytes(mib: int | None = None) -> int:
+    """Most bytes of a shard, of so many MiB if they are given."""
+    return SHARD_BYTES if mib is None else mib * 2**20
 
 
 def memory_bound(layouts: Sequence[Layout]) -> int:

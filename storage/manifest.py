@@ -3,18 +3,20 @@
 Every record is one JSON object, created once. `docs/format.md` describes them for readers without this code.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from storage.dtype import DtypeName
+from storage.dtype import DtypeName, FloatName
 from storage.errors import InputError
-from storage.layout import Layout
+from storage.layout import Compress, Layout
 from storage.moments import Moments
 from storage.shard import ShardMark
-from storage.value import Value, decode, identity
+from storage.value import Value, decode, identity, unsigned
 
-SCHEMA = 1
+T = TypeVar("T")
+
+SCHEMA = 2
 
 
 class ModelIdentity(Value):
@@ -28,7 +30,7 @@ class ModelIdentity(Value):
     """SHA-256 over the weight files."""
     config: str
     """SHA-256 of the configuration."""
-    dtype: DtypeName
+    dtype: FloatName
     """Number type of the forward pass."""
 
 
@@ -84,6 +86,9 @@ class Claim(Value):
     """For each token part, the indices of its files."""
     unit: int
     """Rows wanted for a unit."""
+    shard_bytes: int
+    """Most bytes of a shard before it is compressed."""
+    compress: Compress = "none"
 
 
 class Part(Value):
@@ -95,9 +100,9 @@ class Part(Value):
     sequences: int
     documents: int
     empty: int
-    """Documents without a single token; they have a line in the index and no row."""
+    """Documents without a single row; they have a line in the index all the same."""
     longest: int
-    """Tokens in the longest sequence."""
+    """Rows of the sequence that has most."""
     size: int
     """Bytes of the object."""
     crc32c: int
@@ -117,6 +122,8 @@ class Plan(Value):
     documents: int
     longest: int
     rows_per_unit: int
+    shard_bytes: int
+    compress: Compress
 
     @property
     def n_units(self) -> int:
@@ -147,6 +154,8 @@ class Seal(Value):
 
     site: str
     layout: Layout
+    metadata: int
+    """CRC-32C of the array's zarr.json."""
     moments: Moments
     shards: tuple[ShardMark, ...]
 
@@ -156,20 +165,28 @@ def make_record(name: str, what: CacheIdentity, made: dict[str, str]) -> CacheRe
     return CacheRecord(schema=SCHEMA, name=name, id=identity(what), identity=what, made=made)
 
 
-class Versioned(msgspec.Struct):
+class _Versioned(msgspec.Struct):
     """What every record of every schema says."""
 
-    schema: int = 1
+    schema: int
 
 
-def check_schema(data: bytes, where: str) -> None:
-    """Refuses a record of a newer schema before anything else of it is looked at."""
-    found = decode(data, Versioned, where).schema
-    if found > SCHEMA:
-        raise InputError(f"{where} has schema {found}; this garner reads up to {SCHEMA}: upgrade garner to open it")
+def read_versioned(data: bytes, kind: type[T], where: str) -> T:
+    """A record that says its schema: another schema is refused before anything else of it is looked at."""
+    found = _schema(data)
+    if found == 1:
+        raise InputError(
+            f"{where} has schema 1, whose records had no checksum and which no release of garner wrote; this one reads "
+            f"schema {SCHEMA}: harvest it again into another lake"
+        )
+    body = unsigned(data, where)
+    if found is not None and found > SCHEMA:
+        raise InputError(f"{where} has schema {found}; this garner reads schema {SCHEMA}: upgrade garner to open it")
+    return decode(body, kind, where)
 
 
-def read_record(data: bytes, where: str) -> CacheRecord:
-    """Decode `cache.json`."""
-    check_schema(data, where)
-    return decode(data, CacheRecord, where)
+def _schema(data: bytes) -> int | None:
+    try:
+        return msgspec.json.decode(data, type=_Versioned).schema
+    except msgspec.MsgspecError:
+        return None

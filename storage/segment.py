@@ -7,18 +7,35 @@ killed anywhere, and whoever comes next finishes what is there.
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from storage.dtype import DtypeName, fill, logical, stored
+from storage.dtype import BLOCK, DtypeName, fill, stored
 from storage.errors import RunError
 from storage.layout import Layout, layout, rows_per_unit
 from storage.manifest import SCHEMA, Claim, Mark, Part, Plan, Seal
 from storage.moments import merge
+from storage.shard import LEVEL, checksum
 from storage.site import Site
 from storage.tokens import read_part_counts
 from storage.url import Folder
-from storage.value import canonical, decode
+from storage.value import decode_signed, signed
+
+T = TypeVar("T")
+
+
+class _Attributes(msgspec.Struct):
+    logical_dtype: Literal["bfloat16", "float16", "float32"]
+    encoding: str
+    d: int = 0
+
+
+class _ArrayMetadata(msgspec.Struct):
+    """What of a site's zarr.json tells its layout."""
+
+    shape: tuple[int, Annotated[int, msgspec.Meta(gt=0)]]
+    attributes: _Attributes
 
 
 class Segment:
@@ -30,13 +47,13 @@ class Segment:
 
     def claim(self, wanted: Claim) -> Claim:
         """Take the files; if another driver was first, its claim is the one to finish."""
-        self.folder.create("files.json", canonical(wanted))
+        self.folder.create("files.json", signed(wanted))
         return self.claimed
 
     @cached_property
     def claimed(self) -> Claim:
         """The files this segment takes."""
-        return decode(self.folder.read("files.json"), Claim, str(self.folder / "files.json"))
+        return self._record("files.json", Claim)
 
     @property
     def planned(self) -> bool:
@@ -61,14 +78,16 @@ class Segment:
             documents=sum(part.documents for part in parts),
             longest=longest,
             rows_per_unit=rows_per_unit(longest, self.claimed.unit),
+            shard_bytes=self.claimed.shard_bytes,
+            compress=self.claimed.compress,
         )
-        self.folder.create("plan.json", canonical(plan))
+        self.folder.create("plan.json", signed(plan))
         return self.plan
 
     @cached_property
     def plan(self) -> Plan:
         """The plan, which never changes once it is there."""
-        return decode(self.folder.read("plan.json"), Plan, str(self.folder / "plan.json"))
+        return self._record("plan.json", Plan)
 
     def array(self, site: Site) -> Folder:
         """The folder of the site's Zarr array."""
@@ -76,12 +95,24 @@ class Segment:
 
     def layout(self, d: int, dtype: DtypeName) -> Layout:
         """How a site of width `d` lies in this segment."""
-        return layout(self.plan.rows, d, dtype, self.plan.rows_per_unit)
+        plan = self.plan
+        return layout(plan.rows, d, dtype, plan.rows_per_unit, plan.shard_bytes, plan.compress)
 
     def create_array(self, site: Site, shape: Layout) -> None:
         """Write the Zarr metadata of a site, as zarr-python itself writes it."""
-        (self.folder / "sites").create("zarr.json", _group_metadata())
+        (self.folder / "sites").create("zarr.json", group_metadata())
         self.array(site).create("zarr.json", array_metadata(shape))
+
+    def described(self, site: Site) -> Layout | None:
+        """The layout that a site's zarr.json says; None if it is not there, or not to the byte what we write."""
+        data = self.array(site).find("zarr.json")
+        try:
+            metadata = msgspec.json.decode(data or b"", type=_ArrayMetadata)
+            said = metadata.attributes
+            shape = self.layout(said.d or metadata.shape[1], "int8" if said.encoding == "int8" else said.logical_dtype)
+        except msgspec.MsgspecError:
+            return None
+        return shape if array_metadata(shape) == data else None
 
     def units_done(self, site: Site) -> frozenset[int]:
         """Units that have a mark."""
@@ -90,7 +121,7 @@ class Segment:
 
     def mark(self, site: Site, mark: Mark) -> None:
         """Say that a unit's shards are whole; the first mark stands."""
-        self.folder.create(mark_name(site, mark.unit), canonical(mark))
+        self.folder.create(mark_name(site, mark.unit), signed(mark))
 
     def marks(self, site: Site) -> tuple[Mark, ...]:
         """All marks in the order of their units; `RunError` names the units that lack one."""
@@ -99,8 +130,11 @@ class Segment:
             raise RunError(
                 f"{self.folder}: {site} lacks units {missing[:10]} of {self.plan.n_units}; run the recipe again"
             )
-        names = [mark_name(site, unit) for unit in range(self.plan.n_units)]
-        return tuple(decode(self.folder.read(name), Mark, str(self.folder / name)) for name in names)
+        return tuple(self.read_mark(site, unit) for unit in range(self.plan.n_units))
+
+    def read_mark(self, site: Site, unit: int) -> Mark:
+        """The mark of a unit that is done."""
+        return self._record(mark_name(site, unit), Mark)
 
     def seal(self, site: Site, shape: Layout) -> Seal:
         """Fold the marks and make the site readable."""
@@ -108,11 +142,12 @@ class Segment:
         seal = Seal(
             site=str(site),
             layout=shape,
+            metadata=checksum(self.array(site).read("zarr.json")),
             moments=merge(mark.moments for mark in marks),
             shards=tuple(shard for mark in marks for shard in mark.shards),
         )
         _check(seal, self.plan, str(self.folder))
-        self.folder.create(f"sealed/{site}.json", canonical(seal))
+        self.folder.create(seal_name(site), signed(seal))
         return seal
 
     @cached_property
@@ -123,8 +158,10 @@ class Segment:
 
     def read_seal(self, site: Site) -> Seal:
         """The seal of a readable site."""
-        name = f"sealed/{site}.json"
-        return decode(self.folder.read(name), Seal, str(self.folder / name))
+        return self._record(seal_name(site), Seal)
+
+    def _record(self, name: str, kind: type[T]) -> T:
+        return decode_signed(self.folder.read(name), kind, str(self.folder / name))
 
 
 def part_name(part: int) -> str:
@@ -137,34 +174,47 @@ def mark_name(site: Site, unit: int) -> str:
     return f"done/{site}/{unit:05d}.json"
 
 
+def seal_name(site: Site) -> str:
+    """The object of a site's seal, relative to its segment."""
+    return f"sealed/{site}.json"
+
+
 def array_metadata(shape: Layout) -> bytes:
-    """`zarr.json` of one site: sharded, raw little-endian rows, index at the end."""
+    """`zarr.json` of one site: sharded, little-endian rows, index at the end."""
     import zarr
-    from zarr.codecs import BytesCodec, ShardingCodec
+    from zarr.codecs import BytesCodec, ShardingCodec, ZstdCodec
     from zarr.storage import MemoryStore
 
+    codecs: list[Any] = [BytesCodec(), *([ZstdCodec(level=LEVEL)] if shape.compress == "zstd" else [])]
     store = MemoryStore()
     zarr.create_array(
         store,
-        shape=(shape.rows, shape.d),
+        shape=(shape.rows, shape.width),
         dtype=stored(shape.dtype),
-        chunks=(shape.rows_per_shard, shape.d),
-        serializer=ShardingCodec(chunk_shape=(shape.rows_per_chunk, shape.d), codecs=[BytesCodec()]),
+        chunks=(shape.rows_per_shard, shape.width),
+        serializer=ShardingCodec(chunk_shape=(shape.rows_per_chunk, shape.width), codecs=codecs),
         compressors=None,
         filters=None,
         fill_value=fill(shape.dtype),
         chunk_key_encoding={"name": "default", "separator": "."},
-        attributes={
-            "logical_dtype": shape.dtype,
-            "encoding": "bits" if shape.dtype == "bfloat16" else "native",
-        },
+        attributes=_attributes(shape),
         zarr_format=3,
     )
-    assert logical(shape.dtype).itemsize == stored(shape.dtype).itemsize
     return store._store_dict["zarr.json"].to_bytes()
 
 
-def _group_metadata() -> bytes:
+def _attributes(shape: Layout) -> dict[str, Any]:
+    match shape.dtype:
+        case "int8":
+            return {"logical_dtype": "float32", "encoding": "int8", "d": shape.d, "block": BLOCK}
+        case "bfloat16":
+            return {"logical_dtype": "bfloat16", "encoding": "bits"}
+        case _:
+            return {"logical_dtype": shape.dtype, "encoding": "native"}
+
+
+def group_metadata() -> bytes:
+    """`sites/zarr.json`."""
     return msgspec.json.encode({"attributes": {}, "zarr_format": 3, "node_type": "group"})
 
 

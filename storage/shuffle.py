@@ -4,9 +4,9 @@ Deterministic, bounded in memory, exact (every kept row once an epoch, over all 
 batch. Nothing here depends on threads or on where the rows are kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Protocol, TypedDict, TypeVar, cast
+from typing import Generic, NamedTuple, Protocol, TypedDict, TypeVar, cast
 
 import numpy as np
 
@@ -14,11 +14,10 @@ from storage.errors import InputError
 from storage.value import Value
 
 WINDOW_BYTES = 256 * 2**20
-"""Largest window; two are held, the one being emitted and the one being read."""
+"""Largest window; two are held, the one that batches are drawn from and the one being read."""
 WINDOW_ROWS = 2**17
 """Rows of a window where they fit: many documents, so that a batch holds few rows of any one of them."""
 
-T = TypeVar("T")
 Batch = TypeVar("Batch", covariant=True)
 
 
@@ -52,10 +51,23 @@ class Source(Protocol):
     @property
     def shape(self) -> tuple[int, int]: ...
     @property
-    def dtype(self) -> np.dtype: ...
-    @property
     def chunk(self) -> int: ...
-    def read_blocks(self, blocks: Sequence[tuple[int, int]]) -> np.ndarray: ...
+    @property
+    def row_bytes(self) -> int: ...
+    def room(self, rows: int) -> np.ndarray: ...
+    def fill(self, blocks: Sequence[tuple[int, int]], out_NW: np.ndarray) -> None: ...
+    def decoded(self, x_NW: np.ndarray) -> np.ndarray: ...
+
+
+class _Window(NamedTuple):
+    """A window that was read: where its rows lie, in the order in which they come."""
+
+    rows_N: np.ndarray
+    """Their numbers, int64."""
+    at_N: np.ndarray
+    """Their places in the buffer, int64."""
+    x_RW: np.ndarray
+    """The buffer: stored rows of whole blocks."""
 
 
 class Shuffled(Generic[Batch]):
@@ -77,7 +89,8 @@ class Shuffled(Generic[Batch]):
         self.position = order.get("position", Position())
         self._source, self._keep, self._with_rows = source, keep, with_rows
         self._batch, self._seed, self._epochs = batch, order.get("seed", 0), order.get("epochs", 1)
-        self._blocks = _blocks(n_rows, source.chunk)
+        self._edges = np.minimum(np.arange(0, n_rows + source.chunk, source.chunk), n_rows)
+        self._drawn = np.diff(self._edges) if keep is None else _counts(keep, source.chunk)
         self._per_window = _blocks_per_window(source)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -88,59 +101,73 @@ class Shuffled(Generic[Batch]):
             self.position = Position(epoch=epoch + 1)
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of one epoch after the first `skip`, cut from the stream of windows; only a seam is copied."""
+        """Batches of one epoch after the first `skip`, drawn from the windows one after the other."""
         windows = self._windows(epoch)
-        first, offset = _locate([len(rows) for rows, _ in windows], skip * self._batch)
-        rows_N, x_ND = np.zeros(0, np.int64), np.empty((0, self._source.shape[1]), self._source.dtype)
-        for rows_W, x_WD in _ahead(lambda w: self._load(epoch, w, windows[w]), range(first, len(windows))):
-            seam = offset + (self._batch - len(rows_N) if len(rows_N) else 0)
-            rows_N = np.concatenate([rows_N, rows_W[offset:seam]])
-            x_ND = np.concatenate([x_ND, x_WD[offset:seam]])
+        lengths = [int(self._drawn[blocks].sum()) for blocks in windows]
+        first, offset = _locate(lengths, skip * self._batch)
+        left = sum(lengths[first:]) - offset
+        rows_B, x_BW, held = self._empty(left)
+        for window in self._ahead(epoch, windows, first):
+            while offset < len(window.rows_N):
+                taken = slice(offset, offset + len(rows_B) - held)
+                n = len(window.rows_N[taken])
+                rows_B[held : held + n] = window.rows_N[taken]
+                # any mode but "raise" writes straight to `out`
+                np.take(window.x_RW, window.at_N[taken], axis=0, out=x_BW[held : held + n], mode="clip")
+                held, offset, left = held + n, offset + n, left - n
+                if held == len(rows_B):
+                    yield rows_B, self._source.decoded(x_BW)
+                    rows_B, x_BW, held = self._empty(left)
             offset = 0
-            if 0 < len(rows_N) < self._batch:
-                continue
-            if len(rows_N):
-                yield rows_N, x_ND
-            whole = seam + (len(rows_W) - seam) // self._batch * self._batch
-            for at in range(seam, whole, self._batch):
-                yield rows_W[at : at + self._batch], x_WD[at : at + self._batch]
-            rows_N, x_ND = rows_W[whole:], x_WD[whole:]
-        if len(rows_N):
-            yield rows_N, x_ND
 
-    def _windows(self, epoch: int) -> list[tuple[np.ndarray, list[tuple[int, int]]]]:
-        """For every window of this rank: its kept rows in block order, and its blocks."""
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._blocks))
+    def _empty(self, left: int) -> tuple[np.ndarray, np.ndarray, int]:
+        """A batch to be filled, of as many rows as are left if these are fewer."""
+        rows = min(self._batch, left)
+        return np.empty(rows, np.int64), self._source.room(rows), 0
+
+    def _windows(self, epoch: int) -> list[np.ndarray]:
+        """The blocks of every window of this rank, int64; blocks without a kept row are passed over."""
+        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._drawn))
         mine = order[self._rank :: self._world_size]
         groups = [mine[at : at + self._per_window] for at in range(0, len(mine), self._per_window)]
-        chosen = [[self._blocks[block] for block in group] for group in groups]
-        return [(self._kept(blocks), blocks) for blocks in chosen]
+        return [group[self._drawn[group] > 0] for group in groups]
 
-    def _kept(self, blocks: Sequence[tuple[int, int]]) -> np.ndarray:
-        rows = np.concatenate([np.arange(first, stop) for first, stop in blocks])
-        return rows if self._keep is None else rows[self._keep[rows]]
+    def _ahead(self, epoch: int, windows: Sequence[np.ndarray], first: int) -> Iterator[_Window]:
+        """The windows in order, each read while the one before it is in use; two buffers take turns."""
+        rows = max((int(np.diff(self._edges)[blocks].sum()) for blocks in windows[first:]), default=0)
+        buffers = self._source.room(rows), self._source.room(rows if len(windows) - first > 1 else 0)
+        with ThreadPoolExecutor(1, thread_name_prefix="garner-read") as pool:
+            coming: Future[_Window] | None = None
+            for number in range(first, len(windows)):
+                following = pool.submit(self._load, epoch, number, windows[number], buffers[number % 2])
+                if coming is not None:
+                    yield coming.result()
+                coming = following
+            if coming is not None:
+                yield coming.result()
 
-    def _load(
-        self, epoch: int, window: int, what: tuple[np.ndarray, list[tuple[int, int]]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A window's rows in their shuffled order; blocks without a kept row are not read."""
-        rows_W, blocks = what
-        blocks = [(a, b) for a, b in blocks if self._keep is None or self._keep[a:b].any()]
-        x_RD = self._source.read_blocks(blocks)
-        order_W = np.random.default_rng((self._seed, epoch, window, self._rank)).permutation(len(rows_W))
-        if self._keep is None:
-            return rows_W[order_W], x_RD[order_W]
-        at_W = np.flatnonzero(np.concatenate([self._keep[a:b] for a, b in blocks] or [np.zeros(0, bool)]))
-        return rows_W[order_W], x_RD[at_W[order_W]]
+    def _load(self, epoch: int, number: int, blocks: np.ndarray, buffer_RW: np.ndarray) -> _Window:
+        """Read a window's blocks and draw the order of its kept rows."""
+        edges = self._edges
+        self._source.fill([(int(edges[block]), int(edges[block + 1])) for block in blocks], buffer_RW)
+        rows_R = self._rows(blocks)
+        at_N = np.arange(len(rows_R)) if self._keep is None else np.flatnonzero(self._keep[rows_R])
+        at_N = np.random.default_rng((self._seed, epoch, number, self._rank)).permutation(at_N)
+        return _Window(rows_R[at_N], at_N, buffer_RW)
+
+    def _rows(self, blocks: np.ndarray) -> np.ndarray:
+        """All rows of the blocks, one block after the other, int64."""
+        pieces = [np.arange(self._edges[block], self._edges[block + 1]) for block in blocks]
+        return np.concatenate([np.zeros(0, np.int64), *pieces])
 
 
-def _blocks(n_rows: int, size: int) -> list[tuple[int, int]]:
-    return [(at, min(at + size, n_rows)) for at in range(0, n_rows, size)]
+def _counts(keep_N: np.ndarray, size: int) -> np.ndarray:
+    """Kept rows of every block of `size` rows, int64."""
+    return np.add.reduceat(keep_N, np.arange(0, len(keep_N), size), dtype=np.int64) if len(keep_N) else np.zeros(0, int)
 
 
 def _blocks_per_window(source: Source) -> int:
-    row_bytes = source.shape[1] * source.dtype.itemsize
-    rows = min(WINDOW_ROWS, max(WINDOW_BYTES // max(row_bytes, 1), 1))
+    rows = min(WINDOW_ROWS, max(WINDOW_BYTES // max(source.row_bytes, 1), 1))
     return max(rows // source.chunk, 1)
 
 
@@ -151,16 +178,3 @@ def _locate(lengths: Sequence[int], row: int) -> tuple[int, int]:
             return window, row
         row -= length
     return len(lengths), 0
-
-
-def _ahead(load: Callable[[int], T], windows: Sequence[int]) -> Iterator[T]:
-    """`load` of every window, one read ahead of the one in use."""
-    if not windows:
-        return
-    with ThreadPoolExecutor(1, thread_name_prefix="garner-read") as pool:
-        coming: Future[T] = pool.submit(load, windows[0])
-        for following in windows[1:]:
-            ready = coming.result()
-            coming = pool.submit(load, following)
-            yield ready
-        yield coming.result()

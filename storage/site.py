@@ -4,11 +4,23 @@ import re
 from functools import total_ordering
 from typing import Final, Literal, Self, cast
 
-Kind = Literal["embed", "resid", "attn", "mlp", "unembed", "module"]
+from storage.advice import suggestion
+from storage.dtype import DtypeName
 
-_STAGE: dict[Kind, int] = {"embed": 0, "attn": 1, "mlp": 1, "resid": 1, "unembed": 2, "module": 3}
-_WITHIN: dict[Kind, int] = {"attn": 0, "mlp": 1, "resid": 2}
+Kind = Literal["embed", "mass", "attn", "mlp", "resid", "unembed", "logits", "module"]
+
+FIRST = "first"
+"""The span of a sequence's first token, on which attention rests when it has nothing to do."""
+SPANS = (FIRST, "system", "user", "assistant", "tool")
+"""What attention mass is summed over: the first token, or the tokens that a role wrote in a chat."""
+
+_STAGE: dict[Kind, int] = {
+    "embed": 0, "mass": 1, "attn": 1, "mlp": 1, "resid": 1, "unembed": 2, "logits": 3, "module": 4,
+}  # fmt: skip
+_WITHIN: dict[Kind, int] = {"mass": 0, "attn": 1, "mlp": 2, "resid": 3}
 _LAYERED = re.compile(r"(resid|attn|mlp)\.(\d+)")
+_MASS = re.compile(r"mass\.([a-z]+)\.(\d+)")
+_LOGITS = re.compile(r"logits\.([A-Za-z0-9][A-Za-z0-9_-]{0,63})")
 _FOREIGN = (
     (re.compile(r"blocks\.(\d+)\.hook_resid_post"), "resid"),
     (re.compile(r"blocks\.(\d+)\.hook_attn_out"), "attn"),
@@ -22,7 +34,9 @@ class Site:
 
     `resid` is the output of block `layer` (0-based), `attn` and `mlp` are what the block's two halves add to the
     stream, `embed` is what enters block 0, `unembed` is what the unembedding reads (after the final norm), and
-    `module` is the output of the module at `path`. A plain class, so that recipes and records show it as one string.
+    `module` is the output of the module at `path`. `mass` is the probability with which each head of block `layer`
+    attends to the tokens of the span `path`, `logits` are those of the tokens in the set `path`, then the log-sum-exp
+    of all. A plain class, so that recipes and records show it as one string.
     """
 
     __slots__ = ("kind", "layer", "path")
@@ -54,6 +68,10 @@ class Site:
                 return self.kind
             case "module":
                 return f"module:{self.path}"
+            case "logits":
+                return f"logits.{self.path}"
+            case "mass":
+                return f"mass.{self.path}.{self.layer}"
             case _:
                 return f"{self.kind}.{self.layer}"
 
@@ -66,6 +84,10 @@ class Site:
             return cls("module", path=text.removeprefix("module:"))
         if match := _LAYERED.fullmatch(text):
             return cls(cast(Kind, match[1]), int(match[2]))
+        if match := _LOGITS.fullmatch(text):
+            return cls("logits", path=match[1])
+        if match := _MASS.fullmatch(text):
+            return cls("mass", int(match[2]), _span(match[1], text))
         return cls._parse_foreign(text)
 
     @classmethod
@@ -80,6 +102,17 @@ class Site:
         if match := re.fullmatch(r"hidden_states\[(\d+)\]", text):
             return cls("resid", int(match[1]) - 1)
         raise ValueError(
-            f"unknown site {text!r}: write embed, resid.L, attn.L, mlp.L, unembed or module:<path> "
-            "(L counts blocks from 0)"
+            f"unknown site {text!r}: write embed, resid.L, attn.L, mlp.L, unembed, mass.<span>.L, logits.<set> or "
+            "module:<path> (L counts blocks from 0)"
         )
+
+
+def stored_dtype(site: Site, dtype: DtypeName) -> DtypeName:
+    """What a site is stored as in a cache of `dtype`: scalars are few, and bfloat16 would leave nothing of logits."""
+    return "float32" if site.kind in ("mass", "logits") else dtype
+
+
+def _span(name: str, text: str) -> str:
+    if name not in SPANS:
+        raise ValueError(f"unknown span {name!r} in site {text!r}: {suggestion(name, SPANS)}")
+    return name

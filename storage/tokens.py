@@ -2,13 +2,13 @@
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from storage.errors import RunError
 from storage.manifest import Part
-from storage.shard import crc32c
 from storage.url import Folder
 
 if TYPE_CHECKING:
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 Scalar = str | int | float | bool | None
 
 RESERVED = (
-    "sequence", "document", "key", "start", "length", "input_ids", "begin", "end", "text", "text_begin", "image",
+    "sequence", "document", "key", "start", "length", "rows", "input_ids", "begin", "end", "roles", "text",
+    "text_begin", "image",
 )  # fmt: skip
 """Columns of the index; a label may not have one of these names."""
+
+ROLES = ("", "system", "user", "assistant", "tool")
+"""Whose message a chat's token belongs to, by its code; 0 is what the template writes around the messages."""
 
 
 class Span(NamedTuple):
@@ -44,6 +48,15 @@ class Span(NamedTuple):
     labels: Mapping[str, Scalar]
     image: bytes | None
     """The encoded image, for vision models."""
+    rows: np.ndarray | None = None
+    """Positions within the span of the tokens that are rows, int32, ascending; None where all of them are."""
+    roles: np.ndarray | None = None
+    """A code of `ROLES` for each token, int8 [n]; None where it is not known, and in all but chats."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many of its tokens are rows."""
+        return len(self.input_ids if self.rows is None else self.rows)
 
 
 _GROUP = 2048
@@ -57,7 +70,7 @@ def write_part(folder: Folder, name: str, spans: Iterable[Span]) -> Part:
     counts, data = _encode(spans)
     if not folder.create(name, data):
         data = folder.read(name)
-    return Part(path=name, size=len(data), crc32c=crc32c((data,)), **counts)
+    return Part(path=name, size=len(data), crc32c=google_crc32c.value(data), **counts)
 
 
 def read_part_counts(folder: Folder, name: str) -> Part:
@@ -67,7 +80,7 @@ def read_part_counts(folder: Folder, name: str) -> Part:
     data = folder.read(name)
     metadata = pq.read_metadata(io.BytesIO(data)).metadata or {}
     counts = {field: int(metadata[f"garner.{field}".encode()]) for field in _COUNTS}
-    return Part(path=name, size=len(data), crc32c=crc32c((data,)), **counts)
+    return Part(path=name, size=len(data), crc32c=google_crc32c.value(data), **counts)
 
 
 def read_part(folder: Folder, part: Part, columns: Sequence[str] | None = None) -> "pa.Table":
@@ -75,7 +88,7 @@ def read_part(folder: Folder, part: Part, columns: Sequence[str] | None = None) 
     import pyarrow.parquet as pq
 
     data = folder.read(part.path)
-    if crc32c((data,)) != part.crc32c:
+    if google_crc32c.value(data) != part.crc32c:
         raise RunError(f"{folder / part.path} is damaged: its checksum is not the one in plan.json")
     return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))
 
@@ -99,9 +112,9 @@ class _Counter:
             self.document, self.document_rows = span.document, 0
         if span.sequence != self.sequence:
             self.sequence, self.open = span.sequence, 0
-        self.rows += len(span.input_ids)
-        self.document_rows += len(span.input_ids)
-        self.open += len(span.input_ids)
+        self.rows += span.n_rows
+        self.document_rows += span.n_rows
+        self.open += span.n_rows
         self.longest = max(self.longest, self.open)
         return start
 
@@ -163,10 +176,12 @@ def _table(batch: list[tuple[Span, int]]) -> "pa.Table":
         "document": pa.array([span.document for span in spans], pa.int64()),
         "key": pa.array([span.key for span in spans], pa.string()),
         "start": pa.array([start for _, start in batch], pa.int64()),
-        "length": pa.array([len(span.input_ids) for span in spans], pa.int32()),
-        "input_ids": _lists([span.input_ids for span in spans]),
-        "begin": _lists([span.begin for span in spans]),
-        "end": _lists([span.end for span in spans]),
+        "length": pa.array([span.n_rows for span in spans], pa.int32()),
+        "rows": _lists([span.rows for span in spans], np.int32),
+        "input_ids": _lists([span.input_ids for span in spans], np.int32),
+        "begin": _lists([span.begin for span in spans], np.int32),
+        "end": _lists([span.end for span in spans], np.int32),
+        "roles": _lists([span.roles for span in spans], np.int8),
         "text": pa.array([span.text for span in spans], pa.large_string()),
         "text_begin": pa.array([span.text_begin for span in spans], pa.int32()),
         "image": pa.array([span.image for span in spans], pa.large_binary()),
@@ -188,13 +203,13 @@ def _label(label: str, spans: list[Span]) -> "pa.Array":
         ) from error
 
 
-def _lists(arrays: list[np.ndarray | None]) -> "pa.Array":
-    """Lists of int32 without a Python object per token."""
+def _lists(arrays: list[np.ndarray | None], dtype: type[np.integer[Any]]) -> "pa.Array":
+    """Lists of integers without a Python object per token."""
     import pyarrow as pa
 
     lengths = [0 if array is None else len(array) for array in arrays]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     present = [array for array in arrays if array is not None and len(array)]
-    values = np.concatenate(present).astype(np.int32) if present else np.zeros(0, np.int32)
-    mask = pa.array([array is None for array in arrays])
+    values = np.concatenate(present).astype(dtype) if present else np.zeros(0, dtype)
+    mask = pa.array([array is None for array in arrays], pa.bool_())
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values), mask=mask)

@@ -1,29 +1,28 @@
 """Folders behind URLs: read, list, and create once. The only place that knows a local disk from a bucket."""
 
 import errno
-import logging
+import fcntl
 import os
 import threading
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
-import fsspec
+from fsspec.implementations.cache_mapper import HashCacheMapper
 from fsspec.implementations.memory import MemoryFileSystem
 
+from storage import remote
 from storage.errors import InputError, RunError
 
 Buffer = bytes | memoryview
-
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MEMORY_LOCK = threading.Lock()
-_SINGLE_PUT = 5 * 2**30
-"""The largest body that S3 takes in one PUT, the only kind that honours a condition everywhere."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,42 @@ class Folder:
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
         """The bytes of one object, or of its range; `FileNotFoundError` if it is not there."""
-        data: bytes = self._fs.cat_file(self._path(name), start=start, end=stop)
+        if start is not None and stop is not None:
+            return self.ranges([(name, start, stop)])[0]
+        data: bytes = self._ask(name, lambda fs, path: fs.cat_file(path, start=start, end=stop))
         return data
+
+    def ranges(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """The bytes [start, stop) of many objects, in that order, fetched many at a time; all of them, or an error."""
+        asked = {n: (self._path(name), a, b) for n, (name, a, b) in enumerate(wanted) if b > a}
+        found: dict[int, bytes] = {}
+        while left := {n: one for n, one in asked.items() if n not in found}:
+            found |= self._ask(wanted[next(iter(left))][0], partial(remote.some_ranges, left))
+        for n, (name, a, b) in enumerate(wanted):
+            if len(found.setdefault(n, b"")) != b - a:
+                raise RunError(
+                    f"{self / name} is damaged: bytes {a} to {b} were wanted, {len(found[n])} of them are there; "
+                    "run `garner verify` for the whole extent"
+                )
+        return [found[n] for n in range(len(wanted))]
+
+    def kept(self, name: str, keep: str) -> Path:
+        """A local file with the whole object: itself, or a copy in the folder `keep`, fetched once for all processes.
+
+        The copies are as fsspec's `simplecache` names them, which writes them in place: read while half there, and
+        taken for whole after a kill. Objects never change, so one that is there is never asked for again.
+        """
+        if self.local is not None:
+            return self.local / name
+        scheme = self.url.partition("://")[0]
+        copies, copy = Folder.at(f"{keep}/{scheme}"), HashCacheMapper()(self._path(name))
+        if copies.local is None:
+            raise InputError(f"copies cannot be kept in {keep}: name a folder on this machine's disk")
+        if not (copies.local / copy).exists():
+            with copies._alone(copy):
+                if not (copies.local / copy).exists():
+                    copies.create(copy, self._ask(name, remote.whole))
+        return copies.local / copy
 
     def find(self, name: str) -> bytes | None:
         """The bytes of one object, or None if it is not there."""
@@ -70,35 +103,70 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Whether the object is there."""
-        return bool(self._fs.exists(self._path(name)))
+        return bool(self._ask(name, lambda fs, path: fs.exists(path)))
 
     def names(self, name: str = "") -> tuple[str, ...]:
         """Sorted names directly below; empty if there is no such folder. Temporary files are passed over."""
-        path = self._path(name) if name else self._path("").rstrip("/")
+        path = self._path(name).rstrip("/")
         try:
-            self._fs.invalidate_cache(path)
-            entries: Iterable[str] = self._fs.ls(path, detail=False)
+            entries: Iterable[str] = self._ask(name, lambda fs, _: fs.ls(path, detail=False))
         except FileNotFoundError:
             return ()
         except NotADirectoryError as error:
             raise InputError(f"{self} is a file, or lies below one: name a folder") from error
         except PermissionError as error:
             raise InputError(f"no permission to list {self} ({error}): make it readable, or name another") from error
-        found = {PurePosixPath(entry).name for entry in entries if entry.rstrip("/") != path.rstrip("/")}
+        found = {PurePosixPath(entry).name for entry in entries if entry.rstrip("/") != path}
         return tuple(sorted(one for one in found if not one.startswith(".")))
 
     def create(self, name: str, *parts: Buffer) -> bool:
         """Create one object from `parts`, whole or not at all; False if it was there already (it is left as it is)."""
-        try:
+        with self._writing(name):
             if self.local is not None:
                 return _create_local(self.local / name, parts)
+            data = b"".join(parts)
             if isinstance(self._fs, MemoryFileSystem):
-                return _create_in_memory(self._fs, self._path(name), b"".join(parts))
-            return _create_remote(self._fs, self._path(name), b"".join(parts))
+                return _create_in_memory(self._fs, self._path(name), data)
+            return self._ask(name, lambda fs, path: remote.create(fs, path, data))
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a derived page that may be made again (a report); never used for a record."""
+        try:
+            if self.local is not None:
+                (self.local / name).parent.mkdir(parents=True, exist_ok=True)
+            self._ask(name, lambda fs, path: fs.pipe_file(path, data))
+        except OSError as error:
+            raise InputError(f"cannot write {self / name} ({error}): name a place you may write to") from error
+
+    def remove(self, name: str) -> None:
+        """Delete one object or everything below a folder; what is gone already is gone."""
+        with suppress(FileNotFoundError):
+            self._ask(name, lambda fs, path: fs.rm(path, recursive=True))
+
+    @property
+    def _fs(self) -> Any:
+        return remote.file_system(self.url)
+
+    def _path(self, name: str) -> str:
+        return str(self._fs._strip_protocol(f"{self.url}/{name}" if name else self.url))
+
+    def _ask(self, name: str, request: Callable[[Any, str], T]) -> T:
+        """`request(file system, path)`; on an object store it is made again where that may help."""
+        if self.local is not None:
+            return request(self._fs, self._path(name))
+        return remote.ask(f"{self.url}/{name}".rstrip("/"), lambda: request(self._fs, self._path(name)))
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Says what keeps an object from being written."""
+        try:
+            yield
         except PermissionError as error:
             raise InputError(
                 f"cannot write {self / name}: permission denied; choose a lake you may write to"
             ) from error
+        except FileNotFoundError as error:
+            raise InputError(f"cannot write {self / name}: there is no such place; make it, or name another") from error
         except OSError as error:
             if error.errno not in _FULL:
                 raise
@@ -106,30 +174,16 @@ class Folder:
                 f"cannot write {self / name}: {error.strerror}; free some space and run again, what is whole stays"
             ) from error
 
-    def replace(self, name: str, data: bytes) -> None:
-        """Write a derived page that may be made again (a report); never used for a record."""
-        try:
-            if self.local is not None:
-                (self.local / name).parent.mkdir(parents=True, exist_ok=True)
-            self._fs.pipe_file(self._path(name), data)
-        except OSError as error:
-            raise InputError(f"cannot write {self / name} ({error}): name a place you may write to") from error
-
-    def remove(self, name: str) -> None:
-        """Delete one object or everything below a folder."""
-        self._fs.rm(self._path(name), recursive=True)
-
-    @property
-    def _fs(self) -> Any:
-        try:
-            return fsspec.core.url_to_fs(self.url)[0]
-        except (ImportError, ValueError) as error:
-            raise InputError(
-                f"cannot open {self.url} ({error}): name a folder, or install the fsspec package of that scheme"
-            ) from error
-
-    def _path(self, name: str) -> str:
-        return str(self._fs._strip_protocol(f"{self.url}/{name}" if name else self.url))
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """One thread of one process at a time; the lock of a process that dies is gone with it."""
+        assert self.local is not None
+        with self._writing(name):
+            self.local.mkdir(parents=True, exist_ok=True)
+            file = (self.local / f".{name}.lock").open("wb")
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 def proves_exclusive(folder: Folder) -> bool:
@@ -182,18 +236,3 @@ def _create_in_memory(fs: MemoryFileSystem, path: str, data: bytes) -> bool:
             return False
         fs.pipe_file(path, data)
         return True
-
-
-def _create_remote(fs: Any, path: str, data: bytes) -> bool:
-    """One conditional PUT. Servers spell "exists already" differently, so any refusal is settled by looking."""
-    if len(data) >= _SINGLE_PUT:
-        raise RunError(f"{path} would be {len(data)} bytes, over the 5 GiB of one PUT: use smaller shards or parts")
-    try:
-        fs.pipe_file(path, data, mode="create", **({"chunksize": _SINGLE_PUT} if "s3" in fs.protocol else {}))
-    except FileExistsError:
-        return False
-    except OSError:
-        if fs.exists(path):
-            return False
-        raise
-    return True

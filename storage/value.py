@@ -5,14 +5,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar, dataclass_transform
 
+import google_crc32c
 import msgspec
 
 from storage.advice import advice
-from storage.errors import InputError
+from storage.errors import InputError, RunError
 
 T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_CHECK = b',"crc32c":'
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -36,8 +38,27 @@ def decode(data: bytes, kind: type[T], where: str) -> T:
         return msgspec.json.decode(data, type=kind, dec_hook=_decode)
     except msgspec.DecodeError as error:
         raise InputError(
-            f"{where} is not a valid {kind.__name__} ({error}): it was damaged or changed by hand; bring back a copy"
+            f"{where} is not a valid {kind.__name__} ({error}): it was changed by hand; bring back a copy"
         ) from error
+
+
+def signed(value: object) -> bytes:
+    """A record as it is kept: `canonical(value)` with one more member, last, that holds the CRC-32C of the rest."""
+    body = canonical(value)
+    return body[:-1] + _CHECK + str(google_crc32c.value(body)).encode() + b"}"
+
+
+def decode_signed(data: bytes, kind: type[T], where: str) -> T:
+    """A record from its bytes; `RunError` if a single one of them is not as it was written."""
+    return decode(unsigned(data, where), kind, where)
+
+
+def unsigned(data: bytes, where: str) -> bytes:
+    """The JSON of a record without its checksum, once it is known to match."""
+    body = data.rpartition(_CHECK)[0] + b"}"
+    if body[:-1] + _CHECK + str(google_crc32c.value(body)).encode() + b"}" != data:
+        raise RunError(f"{where} is damaged: its checksum does not match; `garner verify` says what else is")
+    return body
 
 
 def convert(data: Mapping[str, Any], kind: Any, where: str) -> Any:

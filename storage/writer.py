@@ -6,6 +6,7 @@ from concurrent.futures import Executor, Future
 
 import numpy as np
 
+from storage.dtype import encode
 from storage.errors import RunError
 from storage.layout import Layout
 from storage.manifest import Mark
@@ -54,7 +55,7 @@ class UnitWriter:
             a, b = max(start, first), min(stop, last)
             if shard not in self._buffers:
                 self._buffers[shard] = empty_rows(self._layout, shard)
-            self._buffers[shard][a - first : b - first] = x_ND[a - start : b - start]
+            self._buffers[shard][a - first : b - first] = encode(self._layout.dtype, x_ND[a - start : b - start])
             self._left[shard] -= b - a
             if self._left[shard] == 0:
                 self._write(shard)

@@ -10,11 +10,14 @@ import pytest
 from storage import Artifact, Cache, Lake, Site
 from storage.artifact import ArtifactWriter, Record, versions
 from storage.cache import create
+from storage.dtype import encode, logical
+from storage.layout import shard_bytes
 from storage.manifest import CacheIdentity, Claim, Mark, ModelIdentity, SourceFile, make_record
 from storage.moments import merge
 from storage.segment import part_name
 from storage.shard import empty_rows, write
 from storage.tokens import Span, write_part
+from tests.s3.fixtures import bucket, hasty, proxy, s3_server  # noqa: F401  fixtures for all
 
 _numbers = itertools.count()
 
@@ -51,17 +54,26 @@ def build_cache(lake, sites, segments, dtype="float32", name="tiny.words", unit=
     first = 0
     for documents in segments:
         segment = cache.next_segment()
-        segment.claim(Claim(files=(SourceFile(path=f"{segment.number}.txt", size=1),), parts=((0,),), unit=unit))
+        segment.claim(
+            Claim(
+                files=(SourceFile(path=f"{segment.number}.txt", size=1),),
+                parts=((0,),),
+                unit=unit,
+                shard_bytes=shard_bytes(),
+            )
+        )
         write_part(segment.folder, part_name(0), spans_of(documents))
         plan = segment.fix()
         for site, x_ND in sites.items():
-            _write_site(segment, Site.parse(site), np.asarray(x_ND)[first : first + plan.rows], dtype)
+            write_site(
+                segment, Site.parse(site), np.asarray(x_ND)[first : first + plan.rows].astype(logical(dtype)), dtype
+            )
         first += plan.rows
         cache = Cache(cache.folder)
     return cache
 
 
-def _write_site(segment, site, x_ND, dtype):
+def write_site(segment, site, x_ND, dtype):
     shape = segment.layout(x_ND.shape[1], dtype)
     segment.create_array(site, shape)
     for unit in range(segment.plan.n_units):
@@ -69,7 +81,7 @@ def _write_site(segment, site, x_ND, dtype):
         for shard in shape.shards_within(*segment.plan.unit_range(unit)):
             a, b = shape.shard_range(shard)
             rows = empty_rows(shape, shard)
-            rows[: b - a] = x_ND[a:b]
+            rows[: b - a] = encode(dtype, np.ascontiguousarray(x_ND[a:b]))
             written.append(write(segment.array(site), shape, shard, rows))
         shards, moments = tuple(s for s, _ in written), merge(m for _, m in written)
         rows = moments.count + moments.nonfinite

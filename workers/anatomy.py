@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from storage.errors import InputError
 from storage.site import Site
+from workers import mass
+from workers.mass import Attention
 from workers.summands import Block, Summand, Unreadable
 from workers.sums import Sums
 from workers.taps import Tap, first_input, first_tensor
@@ -35,6 +38,21 @@ class Anatomy:
     """Where each site is read, or why it cannot be."""
     modules: Mapping[str, int | str]
     """The width of every module, or why it is no site."""
+    attentions: tuple[Attention | str, ...]
+    """What attends in every block, or why it cannot be watched."""
+    ends: Mapping[str, Any]
+    """Modules whose output holds the last hidden states, the model itself ("") first, and the class of that output."""
+
+    def width(self, site: Site) -> int:
+        """Width of a site's rows; `InputError` where this model has none."""
+        return self.attention(site).heads if site.kind == "mass" else self.tap(site).width
+
+    def attention(self, site: Site) -> Attention:
+        """What attends in the block of a mass site; `InputError` where it cannot be watched."""
+        found = self.attentions[site.layer] if site.layer < self.layers else None
+        if isinstance(found, Attention):
+            return found
+        raise self._absent(site) if found is None else self._unreadable(site, found, "leave it out")
 
     def tap(self, site: Site) -> Tap:
         """Where `site` is read; `InputError` where this model has none."""
@@ -42,13 +60,16 @@ class Anatomy:
         if isinstance(found, Tap):
             return found
         if found is None:
-            raise InputError(
-                f"model {self.source!r} has no site {site}: it has blocks 0..{self.layers - 1}; name one of them"
-            )
-        raise InputError(
-            f"model {self.source!r} cannot be read at {site}: {found}; "
-            "name another site, or any module as module:<path>"
+            raise self._absent(site)
+        raise self._unreadable(site, found, "name another site, or any module as module:<path>")
+
+    def _absent(self, site: Site) -> InputError:
+        return InputError(
+            f"model {self.source!r} has no site {site}: it has blocks 0..{self.layers - 1}; name one of them"
         )
+
+    def _unreadable(self, site: Site, why: str, cure: str) -> InputError:
+        return InputError(f"model {self.source!r} cannot be read at {site}: {why}; {cure}")
 
     def _module(self, site: Site) -> Tap | str:
         width = self.modules.get(site.path)
@@ -62,7 +83,7 @@ class Anatomy:
 def study(source: str, model: nn.Module, inputs: Mapping[str, Tensor], layers: int) -> Anatomy:
     """The anatomy of `model`, a throw-away copy without weights, from two forwards of `inputs` (B sequences)."""
     watch = _Watch(model)
-    with torch.no_grad():
+    with torch.no_grad(), mass.noted() as attended:
         model(**inputs)
     blocks = _blocks(source, model, layers, watch.calls)
     embed = watch.entered[blocks[0]]
@@ -78,7 +99,8 @@ def study(source: str, model: nn.Module, inputs: Mapping[str, Tensor], layers: i
     sites |= {Site("resid", layer): _tap(path, widths[path]) for layer, path in enumerate(blocks)}
     for layer, block in enumerate(_watched(model, inputs, blocks, watch.calls)):
         sites |= _halves(layer, blocks[layer], block.added, embed.shape[2])
-    return Anatomy(source, layers, sites, {path: width for path, width in widths.items() if path})
+    modules = {path: width for path, width in widths.items() if path}
+    return Anatomy(source, layers, sites, modules, mass.locate(model, blocks, attended), _ends(watch))
 
 
 class _Watch:
@@ -88,6 +110,7 @@ class _Watch:
         self.calls: Counter[str] = Counter()
         self.entered: dict[str, Tensor | None] = {}
         self.left: dict[str, Tensor | None] = {}
+        self.gave: dict[str, type] = {}
         for path, module in model.named_modules():
             module.register_forward_hook(self._on(path), with_kwargs=True)
 
@@ -96,6 +119,7 @@ class _Watch:
             self.calls[path] += 1
             self.entered[path] = first_input(args, kwargs)
             self.left[path] = first_tensor(output)
+            self.gave[path] = type(output)
 
         return ran
 
@@ -127,6 +151,11 @@ def _width(path: str, watch: _Watch, batch: int, tokens: int) -> int | str:
     if output.shape[:-1] in (torch.Size([batch, tokens]), torch.Size([batch * tokens])):
         return int(output.shape[-1])
     return f"it gives shape {list(output.shape)} for {batch} sequences of {tokens} tokens, not a row per token"
+
+
+def _ends(watch: _Watch) -> dict[str, Any]:
+    outer_first = sorted(path for path, x in watch.left.items() if x is watch.left[""])
+    return {path: watch.gave[path] for path in outer_first if issubclass(watch.gave[path], ModelOutput)}
 
 
 def _tap(path: str, width: int | str) -> Tap | str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.errors import InputError
 from storage.tokens import Scalar
 
 
@@ -47,3 +48,12 @@ class Document:
     content: Content
     labels: Mapping[str, Scalar] = field(default_factory=dict)
     """A value for every label column of the corpus, in its order."""
+
+
+def mismatch(document: Document, wanted: str) -> InputError:
+    """What to say of a document whose content is of another kind than a tokenisation takes."""
+    found = type(document.content).__name__
+    return InputError(
+        f"document {document.key} holds {found}, and this tokenisation takes {wanted}: "
+        "name the column that the corpus holds, or another tokenisation"
+    )

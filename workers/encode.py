@@ -62,6 +62,15 @@ class Encoder:
             "use one sequence per document"
         )
 
+    def special_ids(self) -> np.ndarray:
+        """Ids of the tokens that stand for no text, int32; the token for unknown text does, and is none of them."""
+        tokenizer, affixes = self.tokenizer, self.affixes()
+        added = [token for token, what in tokenizer.added_tokens_decoder.items() if what.special]
+        edges = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id}
+        unknown = {tokenizer.unk_token_id} - edges  # GPT-2 names its end of text so too
+        declared = {*added, *tokenizer.all_special_ids} - unknown
+        return np.unique(np.concatenate([list(declared), affixes.prefix, affixes.suffix])).astype(np.int32)
+
     def check_template(self) -> None:
         """Refuses a tokenizer that has no chat template."""
         if not self.tokenizer.chat_template:

@@ -17,17 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from storage.dtype import DtypeName, largest
+from storage.dtype import DtypeName, largest, logical
 from storage.errors import RunError
 from storage.index import TokenIndex
 from storage.segment import Segment
 from storage.sequences import Sequence as TokenSequence
 from storage.sequences import Sequences
-from storage.site import Site
+from storage.site import FIRST, Site, stored_dtype
 from storage.url import Folder
 from storage.value import Value
 from storage.writer import UnitWriter
 from workers import images
+from workers.mass import indicators
 from workers.model import ModelSpec, load
 
 Rows = Literal["tokens", "patches", "entries"]
@@ -51,6 +52,8 @@ class HarvestSpec(Value):
     """Most tokens of one forward pass, padding included; a longer sequence runs alone."""
     nonfinite: bool
     """Whether rows with NaN or infinity are kept instead of ending the run."""
+    sets: dict[str, tuple[int, ...]] = {}
+    """Token ids of every set whose logits are harvested."""
 
 
 class UnitTask(Value):
@@ -80,12 +83,13 @@ class Harvester:
         self._spec = spec
         self._segment = Segment(Folder(spec.segment), spec.number)
         self._sequences = Sequences(self._segment)
-        self._lm = load(spec.model)
+        self._lm = load(spec.model, with_head=bool(spec.sets))
         self._processor = (
             images.load_processor(spec.model.source, spec.model.revision) if spec.rows == "patches" else None
         )
         self._layouts = {
-            Site.parse(site): self._segment.layout(width, spec.dtype) for site, width in spec.widths.items()
+            site: self._segment.layout(width, stored_dtype(site, spec.dtype))
+            for site, width in ((Site.parse(name), width) for name, width in spec.widths.items())
         }
 
     def __call__(self, task: UnitTask) -> UnitReceipt:
@@ -123,10 +127,10 @@ class Harvester:
     def _run(self, batch: Sequence[TokenSequence], writers: Sequence[UnitWriter]) -> None:
         sites = [writer.site for writer in writers]
         read = self._read(batch, sites)
-        lengths = [len(sequence.input_ids) for sequence in batch]
+        edges = np.cumsum([sequence.n_rows for sequence in batch])[:-1]
         for writer in writers:
             x_ND = self._stored(writer.site, read[writer.site], batch)
-            for sequence, rows in zip(batch, np.split(x_ND, np.cumsum(lengths)[:-1]), strict=True):
+            for sequence, rows in zip(batch, np.split(x_ND, edges), strict=True):
                 writer.put(sequence.start, rows)
 
     def _read(self, batch: Sequence[TokenSequence], sites: Sequence[Site]) -> dict[Site, Tensor]:
@@ -137,9 +141,7 @@ class Harvester:
                 ids_N = torch.from_numpy(np.concatenate([sequence.input_ids for sequence in batch])).long()
                 return {site: self._lm.table(site, ids_N) for site in sites}
             case "tokens":
-                ids_BT, mask_BT = padded(batch, lengths)
-                read = self._lm.read({"input_ids": ids_BT, "attention_mask": mask_BT}, sites)
-                return {site: x_BTd[mask_BT.bool().to(x_BTd.device)] for site, x_BTd in read.items()}
+                return self._read_text(batch, lengths, sites)
             case "patches":
                 pixels_BCHW = images.pixels(self._processor, [sequence.image or b"" for sequence in batch])
                 read = self._lm.read({"pixel_values": pixels_BCHW}, sites)
@@ -148,22 +150,48 @@ class Harvester:
             case _:
                 assert_never(self._spec.rows)
 
+    def _read_text(self, batch: Sequence[TokenSequence], lengths: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
+        ids_BT, mask_BT = padded(batch, lengths)
+        spans = self._spans(batch, {site.path for site in sites if site.kind == "mass"}, ids_BT.shape[1])
+        logits = {site: self._spec.sets[site.path] for site in sites if site.kind == "logits"}
+        hidden = {Site("unembed") if site in logits else site: None for site in sites}
+        read = self._lm.read({"input_ids": ids_BT, "attention_mask": mask_BT}, tuple(hidden), spans)
+        kept_BT = kept(batch, mask_BT)
+        rows = {site: x_BTd[kept_BT.to(x_BTd.device)] for site, x_BTd in read.items()}
+        return rows | (self._lm.logits(rows[Site("unembed")], logits) if logits else {})
+
+    def _spans(self, batch: Sequence[TokenSequence], spans: set[str], length: int) -> dict[str, Tensor]:
+        """Which tokens each span holds, bool [B, T], once every sequence is known to tell."""
+        for sequence in batch if spans - {FIRST} else ():
+            if sequence.roles is None:
+                raise RunError(
+                    f"mass of {', '.join(sorted(spans - {FIRST}))}, document {self._document(sequence.start)!r}: what "
+                    "the chat template writes does not tell where its messages stand; leave the document out, or the "
+                    "mass of roles"
+                )
+        return indicators(batch, spans, length)
+
+    def _document(self, row: int) -> str:
+        """Id of the document of a row of the segment."""
+        tokens = TokenIndex([self._segment])
+        return str(tokens.document_ids[tokens.documents(np.array([row]))[0]])
+
     def _stored(self, site: Site, x_Nd: Tensor, batch: Sequence[TokenSequence]) -> np.ndarray:
-        """Rows in the stored dtype as NumPy; the only way from torch to storage."""
-        kept_Nd = x_Nd.to(getattr(torch, self._spec.dtype))
+        """Rows in the site's logical dtype as NumPy; the only way from torch to storage."""
+        dtype = stored_dtype(site, self._spec.dtype)
+        kept_Nd = x_Nd.to(getattr(torch, logical(dtype).name))
         if not self._spec.nonfinite and not bool(torch.isfinite(kept_Nd).all()):
             self._refuse(site, x_Nd, kept_Nd, batch)
         kept_Nd = kept_Nd.cpu()
-        if self._spec.dtype == "bfloat16":
+        if dtype == "bfloat16":
             return kept_Nd.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return kept_Nd.numpy()
 
     def _refuse(self, site: Site, x_Nd: Tensor, kept_Nd: Tensor, batch: Sequence[TokenSequence]) -> None:
         """Name the first document whose row is not finite, and say what to do."""
         bad = int((~torch.isfinite(kept_Nd).all(dim=1)).nonzero()[0])
-        rows = np.concatenate([np.arange(s.start, s.start + len(s.input_ids)) for s in batch])
-        tokens = TokenIndex([self._segment])
-        document = tokens.document_ids[tokens.documents(rows[bad : bad + 1])[0]]
+        rows = np.concatenate([np.arange(s.start, s.start + s.n_rows) for s in batch])
+        document = self._document(int(rows[bad]))
         if torch.isfinite(x_Nd[bad]).all():
             top = float(x_Nd[bad].abs().max())
             raise RunError(
@@ -209,8 +237,17 @@ def padded(batch: Sequence[TokenSequence], lengths: Tensor) -> tuple[Tensor, Ten
     return torch.from_numpy(ids_BT), mask_BT
 
 
+def kept(batch: Sequence[TokenSequence], mask_BT: Tensor) -> Tensor:
+    """Which tokens of a padded batch are rows, bool [B, T]: those of the mask, or what is selected of them."""
+    kept_BT = mask_BT.bool()
+    for kept_T, sequence in zip(kept_BT, batch, strict=True):
+        if sequence.rows is not None:
+            kept_T.zero_()[torch.from_numpy(sequence.rows).long()] = True
+    return kept_BT
+
+
 def _touches(sequence: TokenSequence, ranges: Sequence[tuple[int, int]]) -> bool:
-    return any(sequence.start < stop and sequence.start + len(sequence.input_ids) > first for first, stop in ranges)
+    return any(sequence.start < stop and sequence.start + sequence.n_rows > first for first, stop in ranges)
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

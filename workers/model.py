@@ -4,6 +4,7 @@ B: sequences, T: tokens, d: a site's width, N: rows asked for.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from transformers import AutoModel
 from storage.errors import InputError
 from storage.site import Site
 from storage.value import Value
-from workers import checkpoint, taps
+from workers import checkpoint, logits, mass, taps
 from workers.sketch import Kind, Sketch, image_shape, sketch, tower_config
 
 # Modules that pool the last hidden states: checkpoints often lack them, and no site is downstream of them.
@@ -47,6 +48,10 @@ class ModelFacts(Value):
     """Blocks."""
     width: int
     """Of the residual stream."""
+    widest: int
+    """Of the widest module."""
+    parameters: int
+    """How many numbers its weights are, an unembedding of its own not counted."""
     vocabulary: int
     """Rows of the input embedding; 0 for vision."""
     context: int
@@ -81,24 +86,28 @@ def inspect(source: str, revision: str | None = None) -> ModelFacts:
         kind=drawn.kind,
         layers=drawn.anatomy.layers,
         width=drawn.anatomy.tap(Site("embed")).width,
+        widest=drawn.widest,
+        parameters=drawn.parameters,
         vocabulary=drawn.vocabulary,
         context=drawn.context,
     )
 
 
 def check_sites(source: str, revision: str | None, sites: Sequence[Site]) -> dict[Site, int]:
-    """The width of each site; `InputError` at the first that this model has not, saying what it has."""
+    """The width of each site but logits; `InputError` at the first that this model has not, saying what it has."""
     anatomy = sketch(*checkpoint.resolve(source, revision)).anatomy
-    return {site: anatomy.tap(site).width for site in sites}
+    return {site: anatomy.width(site) for site in sites}
 
 
 class LM:
     """A loaded model: in eval mode, without gradients, on its device."""
 
-    def __init__(self, spec: ModelSpec, module: Any, drawn: Sketch) -> None:
+    def __init__(self, spec: ModelSpec, module: Any, drawn: Sketch, whole: Any = None) -> None:
         self.spec = spec
         self.module: nn.Module = module
         """The transformers model itself, unchanged."""
+        self.whole = whole
+        """What the checkpoint was saved as, with `module` as its body; None if loaded without its head."""
         self.device = torch.device(spec.device)
         self.prefix = 0
         """Leading tokens that are no patches (class token, registers); 0 for text."""
@@ -106,19 +115,36 @@ class LM:
         if drawn.kind == "vision":
             self.prefix = self._count_prefix(image_shape(module.config))
 
-    def read(self, inputs: Mapping[str, Tensor], sites: Sequence[Site]) -> dict[Site, Tensor]:
+    def read(
+        self, inputs: Mapping[str, Tensor], sites: Sequence[Site], spans: Mapping[str, Tensor] | None = None
+    ) -> dict[Site, Tensor]:
         """What stands at each site, [B, T, d], on the device; nothing after the deepest site runs.
 
         `inputs` are `input_ids` [B, T] and, where sequences differ in length, `attention_mask` [B, T] with the padding
-        at the right; or `pixel_values` [B, channels, height, width]. Rows at padding mean nothing.
+        at the right; or `pixel_values` [B, channels, height, width]. Rows at padding mean nothing. `spans` say for the
+        mass sites which tokens each span holds, bool [B, T]. Logits are `logits` of what stands at `unembed`.
         """
         mask = inputs.get("attention_mask")
         assert mask is None or bool((mask[:, 1:] <= mask[:, :-1]).all()), "padding stands at the right"
-        wanted = {site: self._anatomy.tap(site) for site in sites}
+        watched = {site: self._anatomy.attention(site) for site in sites if site.kind == "mass"}
+        wanted = {site: self._anatomy.tap(site) for site in sites if site not in watched}
         here = {name: self._moved(value) for name, value in inputs.items()}
-        batch = next(iter(here.values())).shape[0]
-        with torch.inference_mode():
-            return taps.read(self.module, wanted, batch, lambda: self.module(**here))
+        held = {span: held_BT.to(self.device) for span, held_BT in (spans or {}).items()}
+        batch, found = next(iter(here.values())).shape[0], taps.Found(sites)
+        with torch.inference_mode(), mass.watched(self.module, watched, held, found.keep):
+            taps.read(self.module, wanted, batch, lambda: self.module(**here), found)
+        return found.rows()
+
+    def logits(self, x_Nd: Tensor, sets: Mapping[Site, Sequence[int]]) -> dict[Site, Tensor]:
+        """For each site the logits of its tokens and the log-sum-exp of all, float32 [N, K + 1].
+
+        `x_Nd` are rows of `unembed`. The model must have been loaded with its head.
+        """
+        assert self.whole is not None, "the model was loaded without its head"
+        head = logits.head(*checkpoint.resolve(self.spec.source, self.spec.revision))
+        column = {token: at for at, token in enumerate(dict.fromkeys(itertools.chain(*sets.values())))}
+        scores_NK = logits.score(self.whole, head, x_Nd, tuple(column))
+        return {site: scores_NK[:, [*(column[token] for token in ids), -1]] for site, ids in sets.items()}
 
     def table(self, site: Site, rows: Tensor | Sequence[int]) -> Tensor:
         """Rows of the input (`embed`) or output (`unembed`) embedding by token id, [N, d], as the weights hold them."""
@@ -151,7 +177,7 @@ class LM:
         head_class = getattr(transformers, names[0]) if names else type(module)
         if head_class is type(module):
             raise InputError(f"the checkpoint {self.spec.source!r} holds no unembedding: read embed, or name another")
-        weight_Vd: Tensor = _load(head_class, self.spec, None).get_output_embeddings().weight
+        weight_Vd: Tensor = load_weights(head_class, self.spec, None).get_output_embeddings().weight
         return weight_Vd.detach().to(self.device)
 
     def _moved(self, value: Tensor) -> Tensor:
@@ -169,15 +195,17 @@ class LM:
         return prefix
 
 
-def load(spec: ModelSpec) -> LM:
-    """The model of `spec` with its weights; `InputError` where they are not whole."""
+def load(spec: ModelSpec, with_head: bool = False) -> LM:
+    """The model of `spec` with its weights, and `with_head` its unembedding; `InputError` where they are not whole."""
     source, commit = checkpoint.resolve(spec.source, spec.revision)
     drawn = sketch(source, commit)
-    module = _load(AutoModel, spec, drawn.attention)
-    return LM(spec, module.to(spec.device).eval().requires_grad_(False), drawn)
+    kind = logits.head(source, commit).kind if with_head else AutoModel
+    model = load_weights(kind, spec, drawn.attention).to(spec.device)
+    return LM(spec, model.base_model if with_head else model, drawn, model if with_head else None)
 
 
-def _load(model_class: Any, spec: ModelSpec, attention: str | None) -> Any:
+def load_weights(model_class: Any, spec: ModelSpec, attention: str | None) -> Any:
+    """A transformers model of that class on the CPU, in eval mode, without gradients."""
     source, commit = checkpoint.resolve(spec.source, spec.revision)
     transformers.logging.disable_progress_bar()  # many workers share one terminal
     try:
@@ -198,4 +226,4 @@ def _load(model_class: Any, spec: ModelSpec, attention: str | None) -> Any:
             f"model {source!r} lacks {len(missing)} of its weights, {missing[0]} the first, which would be random: "
             "save or fetch the whole model"
         )
-    return model
+    return model.eval().requires_grad_(False)

@@ -26,6 +26,12 @@ class Sketch:
     """What a model's architecture alone tells."""
 
     anatomy: Anatomy
+    body: type[nn.Module]
+    """The class that is read."""
+    parameters: int
+    """How many numbers its weights are."""
+    widest: int
+    """Width of the widest output of a module."""
     kind: Kind
     attention: str
     """The implementation of attention to load it with."""
@@ -48,7 +54,7 @@ def tower_config(source: str, revision: str) -> Any:
         model_class = MODEL_MAPPING[type(config)]
     except (ValueError, KeyError, OSError) as error:
         raise InputError(
-            f"model {source!r} is none that transformers knows ({_first_line(error)}): "
+            f"model {source!r} is none that transformers knows ({first_line(error)}): "
             "garner reads models of the transformers library, without remote code"
         ) from error
     if config.is_encoder_decoder:
@@ -70,8 +76,12 @@ def _sketch(source: str, revision: str, config_digest: str) -> Sketch:
     kind = _READS.get(model.main_input_name)
     if kind is None:
         raise InputError(f"model {source!r} reads {model.main_input_name}: garner reads token ids and pixels")
+    anatomy = _anatomy(source, model, config, kind)
     return Sketch(
-        anatomy=_anatomy(source, model, config, kind),
+        anatomy=anatomy,
+        body=type(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        widest=max(width for width in anatomy.modules.values() if isinstance(width, int)),
         kind=kind,
         # What transformers takes itself: sdpa where the model's arithmetic allows it, else eager (soft caps, BLOOM).
         attention=model.config._attn_implementation,
@@ -89,7 +99,7 @@ def _anatomy(source: str, model: nn.Module, config: Any, kind: Kind) -> Anatomy:
     except Exception as error:
         raise InputError(
             f"model {source!r} ({config.model_type}) does not run on {kind} alone "
-            f"({type(error).__name__}: {_first_line(error)}): name a plain decoder, encoder or vision encoder"
+            f"({type(error).__name__}: {first_line(error)}): name a plain decoder, encoder or vision encoder"
         ) from error
 
 
@@ -130,5 +140,6 @@ def _context(config: Any, model: Any) -> int:
     return int(limit)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

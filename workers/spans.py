@@ -38,6 +38,8 @@ class Piece(NamedTuple):
     labels: Mapping[str, Scalar]
     text: str | None
     tokens: Encoded
+    roles: np.ndarray | None = None
+    """A code of `storage.tokens.ROLES` for each token of a chat, int8 [n]; None where it is not known."""
 
 
 NO_AFFIXES = Affixes(np.zeros(0, np.int32), np.zeros(0, np.int32))
@@ -89,7 +91,10 @@ def _span(piece: Piece, sequence: int, document: int, start: int, stop: int, aff
     before, after = np.full(len(affixes.prefix), left, np.int32), np.full(len(affixes.suffix), right, np.int32)
     begin = np.concatenate([before, begin[start:stop], after])
     end = np.concatenate([before, end[start:stop], after])
-    return Span(sequence, document, piece.key, ids, begin, end, piece.text[left:right], left, piece.labels, None)
+    text = piece.text[left:right]
+    # chats, which alone have roles, have no affixes: their template writes the special tokens
+    roles = None if piece.roles is None else piece.roles[start:stop]
+    return Span(sequence, document, piece.key, ids, begin, end, text, left, piece.labels, None, None, roles)
 
 
 def _extent(text: str, begin: np.ndarray, end: np.ndarray, start: int, stop: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 B: sequences, T: tokens, d: the site's width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,25 +29,39 @@ class _AllRead(Exception):  # noqa: N818 (no error: it ends the forward)
     """Ends a forward pass whose remaining blocks nobody asked for."""
 
 
-def read(model: nn.Module, taps: Mapping[Site, Tap], batch: int, forward: Callable[[], object]) -> dict[Site, Tensor]:
-    """What passes at each tap, [B, T, d], while `forward` runs; hooks are gone afterwards, whatever happens."""
-    found: dict[Site, Tensor] = {}
+class Found:
+    """What one forward pass has given of the sites wanted; the pass ends with the last of them."""
+
+    def __init__(self, wanted: Iterable[Site]) -> None:
+        self._wanted = tuple(dict.fromkeys(wanted))
+        self._rows: dict[Site, Tensor] = {}
+
+    def keep(self, site: Site, x_BTd: Tensor) -> None:
+        """Take what stands at a site."""
+        if site in self._rows:
+            raise RunError(f"site {site} ran twice in one forward: read another site")
+        self._rows[site] = x_BTd
+        if len(self._rows) == len(self._wanted):
+            raise _AllRead
+
+    def rows(self) -> dict[Site, Tensor]:
+        """All sites, in the order wanted."""
+        if missing := [str(site) for site in self._wanted if site not in self._rows]:
+            raise RunError(f"sites {', '.join(missing)} did not run in this forward: read other sites")
+        return {site: self._rows[site] for site in self._wanted}
+
+
+def read(model: nn.Module, taps: Mapping[Site, Tap], batch: int, forward: Callable[[], object], found: Found) -> None:
+    """Adds what passes at each tap to `found` while `forward` runs; hooks are gone afterwards, whatever happens."""
 
     def keep(site: Site, tap: Tap, value: object) -> None:
-        if site in found:
-            raise RunError(f"site {site}: module {tap.path!r} ran twice in one forward: read another site")
-        found[site] = _rows(value, tap, batch)
-        if len(found) == len(taps):
-            raise _AllRead
+        found.keep(site, _rows(value, tap, batch))
 
     with ExitStack() as hooks:
         for site, tap in taps.items():
             hooks.enter_context(_hooked(model, site, tap, keep))
         with suppress(_AllRead):
             forward()
-    if missing := [str(site) for site in taps if site not in found]:
-        raise RunError(f"sites {', '.join(missing)} did not run in this forward: read other sites")
-    return {site: found[site] for site in taps}
 
 
 def first_tensor(value: object) -> Tensor | None:

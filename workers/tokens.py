@@ -8,16 +8,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from storage.errors import InputError, RunError
 from storage.tokens import Span
 from storage.value import Value
-from workers.document import Document, Image, Messages, Text
+from workers.document import Document, Image, mismatch
 from workers.document import Ids as InputIds
+from workers.pieces import chats, texts
+from workers.selection import Content, Every, Last, OfRole, Selection, needs_special, selected
 from workers.spans import NO_AFFIXES, Affixes, Encoded, Piece, cut, pack
 
 if TYPE_CHECKING:
     from workers.encode import Encoder
+
+TextSelection = Content | Last | Every
 
 
 class Documents(Value, tag_field="kind", tag="documents"):
@@ -27,6 +32,8 @@ class Documents(Value, tag_field="kind", tag="documents"):
     """Tokens in the longest sequence, special ones included; None does not cut."""
     special: bool = True
     """Whether each sequence has the special tokens that the tokenizer adds."""
+    select: TextSelection | UnsetType = UNSET
+    """Which tokens have rows; without it all have one, and the identity does not speak of it."""
 
     def __post_init__(self) -> None:
         _check_context(self.context)
@@ -37,6 +44,8 @@ class Packed(Value, tag_field="kind", tag="packed"):
 
     context: int
     """Tokens in a window."""
+    select: TextSelection | UnsetType = UNSET
+    """Which tokens have rows; all without it."""
 
     def __post_init__(self) -> None:
         _check_context(self.context)
@@ -47,6 +56,8 @@ class Chat(Value, tag_field="kind", tag="chat"):
 
     context: int | None = None
     """Tokens in the longest sequence; None does not cut."""
+    select: TextSelection | OfRole | UnsetType = UNSET
+    """Which tokens have rows; all without it."""
 
     def __post_init__(self) -> None:
         _check_context(self.context)
@@ -57,6 +68,8 @@ class Ids(Value, tag_field="kind", tag="ids"):
 
     context: int | None = None
     """Tokens in the longest sequence; None does not cut."""
+    select: TextSelection | UnsetType = UNSET
+    """Which tokens have rows; all without it."""
 
     def __post_init__(self) -> None:
         _check_context(self.context)
@@ -75,10 +88,6 @@ class Entries(Value, tag_field="kind", tag="entries"):
 
 Tokenisation = Documents | Packed | Chat | Ids | Patches | Entries
 Spans = Callable[[Iterable[Document]], Iterator[Span]]
-
-_BATCH_DOCUMENTS = 256
-_BATCH_CHARACTERS = 2**20
-"""Text held at a time; offsets of a token weigh fifty times its character."""
 
 
 class Tokeniser:
@@ -100,52 +109,61 @@ class Tokeniser:
         return self._spans(documents)
 
 
+def _selecting(spans: Spans, selection: Selection | UnsetType, special: Callable[[], np.ndarray]) -> Spans:
+    if selection is UNSET:
+        return spans
+    ids = special() if needs_special(selection) else np.zeros(0, np.int32)
+    return lambda documents: selected(spans(documents), selection, ids)
+
+
 def _of_text(source: str, revision: str | None, tokenisation: Documents | Packed | Chat) -> Spans:
     from workers.encode import Encoder
 
     encoder = Encoder(source, revision)
+    return _selecting(_cutting(encoder, tokenisation), tokenisation.select, encoder.special_ids)
+
+
+def _cutting(encoder: "Encoder", tokenisation: Documents | Packed | Chat) -> Spans:
     match tokenisation:
         case Documents(context=context, special=special):
             affixes = encoder.affixes() if special else NO_AFFIXES
-            _check_room(source, context, affixes)
-            return lambda documents: cut(_pieces(encoder, documents, _plain), context, affixes)
+            _check_room(encoder.source, context, affixes)
+            return lambda documents: cut(texts(encoder, documents), context, affixes)
         case Packed(context=window):
             separator = encoder.separator()
-            return lambda documents: pack(_pieces(encoder, documents, _plain), window, separator)
-        case Chat(context=context):
+            return lambda documents: pack(texts(encoder, documents), window, separator)
+        case Chat(context=context, select=select):
             encoder.check_template()
-            return lambda documents: cut(_pieces(encoder, documents, partial(_rendered, encoder)), context)
-
-
-def _pieces(encoder: "Encoder", documents: Iterable[Document], text: Callable[[Document], str]) -> Iterator[Piece]:
-    for batch in _batches((document, text(document)) for document in documents):
-        encoded = encoder.encode([written for _, written in batch])
-        for (document, written), tokens in zip(batch, encoded, strict=True):
-            yield Piece(document.key, document.labels, written, tokens)
-
-
-def _plain(document: Document) -> str:
-    if not isinstance(document.content, Text):
-        raise _mismatch(document, "text")
-    return document.content.text
-
-
-def _rendered(encoder: "Encoder", document: Document) -> str:
-    if not isinstance(document.content, Messages):
-        raise _mismatch(document, "messages")
-    return encoder.render(document.content.messages, document.key)
+            needed = isinstance(select, OfRole)
+            return lambda documents: cut(chats(encoder, documents, needed), context)
 
 
 def _of_ids(source: str, revision: str | None, tokenisation: Ids) -> Spans:
     from workers.encode import vocabulary_size
 
     size = vocabulary_size(source, revision)
-    return lambda documents: cut((_id_piece(document, size) for document in documents), tokenisation.context)
+    return _selecting(
+        lambda documents: cut((_id_piece(document, size) for document in documents), tokenisation.context),
+        tokenisation.select,
+        partial(_special_ids, source, revision),
+    )
+
+
+def _special_ids(source: str, revision: str | None) -> np.ndarray:
+    from workers.encode import Encoder
+
+    try:
+        return Encoder(source, revision).special_ids()
+    except InputError as error:
+        raise InputError(
+            f"which of the input ids are special tokens is for the tokenizer to say, and model {source!r} has none: "
+            'save it in the model\'s folder, or take a selection that asks for none, such as { kind = "every", n = 4 }'
+        ) from error
 
 
 def _id_piece(document: Document, size: int) -> Piece:
     if not isinstance(document.content, InputIds):
-        raise _mismatch(document, "input_ids")
+        raise mismatch(document, "input_ids")
     ids = document.content.input_ids
     if outside := [token for token in ids if not 0 <= token < size]:
         raise RunError(
@@ -165,7 +183,7 @@ def _of_images(source: str, revision: str | None, tokenisation: Patches) -> Span
     def spans(documents: Iterable[Document]) -> Iterator[Span]:
         for number, document in enumerate(documents):
             if not isinstance(document.content, Image):
-                raise _mismatch(document, "an image")
+                raise mismatch(document, "an image")
             data = document.content.data
             picture(data, document.key)  # a broken one is refused by name before any model is loaded
             yield Span(number, number, document.key, ids, None, None, None, 0, document.labels, data)
@@ -189,27 +207,6 @@ def _of_entries(source: str, revision: str | None) -> Spans:
 def _entry(number: int, token: int, text: str) -> Span:
     ids, begin, end = (np.asarray([value], np.int32) for value in (token, 0, len(text)))
     return Span(number, number, str(token), ids, begin, end, text, 0, {}, None)
-
-
-def _mismatch(document: Document, wanted: str) -> InputError:
-    found = type(document.content).__name__
-    return InputError(
-        f"document {document.key} holds {found}, and this tokenisation takes {wanted}: "
-        "name the column that the corpus holds, or another tokenisation"
-    )
-
-
-def _batches(documents: Iterable[tuple[Document, str]]) -> Iterator[list[tuple[Document, str]]]:
-    held: list[tuple[Document, str]] = []
-    characters = 0
-    for document, text in documents:
-        held.append((document, text))
-        characters += len(text)
-        if len(held) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
-            yield held
-            held, characters = [], 0
-    if held:
-        yield held
 
 
 def _check_context(context: int | None) -> None:

@@ -184,6 +184,7 @@ def _surfaces(tokens: TokenIndex, rows_R: np.ndarray) -> list[str]:
     before_R = np.maximum(rows_R - 1, 0)
     gap_R = tokens.offsets(before_R)[1] < tokens.offsets(rows_R)[0]
     gap_R &= (before_R < rows_R) & (tokens.documents(before_R) == tokens.documents(rows_R))
+    gap_R &= tokens.positions(before_R) + 1 == tokens.positions(rows_R)  # else a token between them has no row
     pairs = zip(gap_R.tolist(), tokens.strings(rows_R), strict=True)
     return [" " * (gap or text[:1].isspace()) + text.strip() if text.strip() else text for gap, text in pairs]
 

@@ -98,7 +98,7 @@ def run(config: Config, ctx: Context) -> Report:
     """Fit and judge all probes, one site after the other."""
     cache = ctx.cache(config.cache)
     tokens = cache.tokens
-    sites = sorted(set(config.sites or cache.sites), key=_depth)
+    sites = sorted(set(config.sites or cache.sites))
     n_rows = min(cache.site(site).shape[0] for site in sites)
     split = split_documents(tokens.document_ids, validation=config.validation, test=config.test, seed=config.seed)
     examples = draw(tokens, n_rows, config.pooling, config.max_rows, config.seed)
@@ -118,13 +118,6 @@ def run(config: Config, ctx: Context) -> Report:
     _leave_figures(ctx, by_target, best, ends, edges)
     notes = _notes(config, examples, parts, targets)
     return Report(headline=_headline(best), metrics=_metrics(best, ends), notes=notes)
-
-
-def _depth(site: Site) -> tuple[int, int, str]:
-    """Order of depth: a block's two halves come before its output."""
-    order = {"embed": -1, "attn": 0, "mlp": 1, "resid": 2, "unembed": 3, "module": 4}
-    layer = {"embed": -1, "unembed": 1 << 30, "module": 1 << 31}.get(site.kind, site.layer)
-    return layer, order[site.kind], site.path
 
 
 def _read_targets(config: Config, tokens: TokenIndex, examples: Examples, parts: Split) -> list[Labels]:

@@ -233,6 +233,11 @@ def _commonest(tokens: TokenIndex, rows_N: np.ndarray, k: int) -> tuple[np.ndarr
 
 
 def _word_starts(tokens: TokenIndex, rows_N: np.ndarray) -> np.ndarray:
+    if tokens.selected:
+        raise InputError(
+            "target word_start needs the token before each, and this cache keeps rows of some tokens only: "
+            "drop the target, or name a cache of all tokens"
+        )
     before_N = np.maximum(rows_N - 1, 0)
     needed = np.union1d(rows_N, before_N)
     texts = np.array(tokens.strings(needed), dtype=object)

@@ -323,7 +323,7 @@ def token_index(lake, name, spans) -> TokenIndex:
     identity = CacheIdentity(model=model, tokenizer="", corpus={"files": name}, tokenisation={}, dtype="float32")
     record = make_record(name, identity, {})
     segment = create(lake.folder / "caches" / record.folder, record).next_segment()
-    segment.claim(Claim(files=(SourceFile(path="0.txt", size=1),), parts=((0,),), unit=256))
+    segment.claim(Claim(files=(SourceFile(path="0.txt", size=1),), parts=((0,),), unit=256, shard_bytes=2**26))
     write_part(segment.folder, part_name(0), spans)
     segment.fix()
     return TokenIndex([segment])

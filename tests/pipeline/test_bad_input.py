@@ -21,7 +21,7 @@ from pipeline.__main__ import main
 from storage import InputError, Lake
 from storage.artifact import ArtifactWriter
 from storage.manifest import SCHEMA
-from storage.value import canonical
+from storage.value import signed
 from tests.pipeline.tiny import CONTEXT, save_vision, write_lines, write_pictures
 from tests.pipeline.worlds import HARVEST, RECIPE, World
 
@@ -100,7 +100,7 @@ VALUES = {
     "a number for a site": ("caches.tiny.sites=[3]", ("caches.tiny.sites[0]", "a site in quotes", "found 3")),
     "a number for a table": ("caches.tiny=3", ("caches.tiny", "`object`", "found 3")),
     "a number for all caches": ("caches=3", ("recipe.caches", "`object`", "found 3")),
-    "a number type that none knows": ("caches.tiny.dtype=int8", ("caches.tiny.dtype", "'int8'", "bfloat16, float16")),
+    "a number type that none knows": ("caches.tiny.dtype=int4", ("caches.tiny.dtype", "'int4'", "bfloat16, float16")),
     "a pool that none knows": ("pool.kind=dask", ("pool.kind", "'dask'", "local, ray")),
     "an activation that none knows": (
         'jobs.dictionary.activation={kind="topkk"}',
@@ -298,7 +298,7 @@ def test_a_missing_or_damaged_tokenizer_is_refused_before_anything_starts(world,
 
 
 def test_a_lake_that_cannot_be_written_is_refused(world, refused):
-    refused("lake=/proc/lake", says=("cannot write to lake /proc/lake", "choose a lake you may write to"))
+    refused("lake=/proc/lake", says=("cannot write /proc/lake/", "there is no such place", "name another"))
     refused("lake=recipe.toml/lake", says=("recipe.toml/lake", "below", "name a folder"))
     refused("lake=recipe.toml", says=("recipe.toml", "is a file", "name a folder"))
     assert world.recipe.read_text() == RECIPE
@@ -314,18 +314,29 @@ def test_a_lake_of_a_newer_schema_is_refused(world, capsys):
     folder = next(word for word in capsys.readouterr().out.split() if word.startswith("model.corpus-")).rstrip(":")
     record = world.lake / "caches" / folder / "cache.json"
     record.parent.mkdir(parents=True)
-    record.write_bytes(canonical({"schema": SCHEMA + 1, "shape": "unheard of"}))
-    refuse(capsys, world.run, ("cache.json", f"schema {SCHEMA + 1}", f"up to {SCHEMA}", "upgrade garner"))
+    record.write_bytes(signed({"schema": SCHEMA + 1, "shape": "unheard of"}))
+    refuse(capsys, world.run, ("cache.json", f"schema {SCHEMA + 1}", f"reads schema {SCHEMA}", "upgrade garner"))
     refuse(capsys, lambda: main(["ls", str(world.lake)]), (f"schema {SCHEMA + 1}", "upgrade garner"))
     assert list(world.lake.rglob("*")) == [record.parent.parent, record.parent, record]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": "two"}', b'{"schema": 1}'])
-def test_a_cache_whose_record_is_damaged_is_refused(content, world, capsys):
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": "two"}'])
+def test_a_cache_whose_record_is_damaged_is_named_and_not_opened(content, world, capsys):
     record = world.lake / "caches" / "tiny.words-0" / "cache.json"
     record.parent.mkdir(parents=True)
     record.write_bytes(content)
-    refuse(capsys, lambda: main(["ls", str(world.lake)]), (str(record), "not a valid", "bring back a copy"))
+    assert main(["show", str(world.lake), "tiny.words-0"]) == 1
+    assert f"{record} is damaged: its checksum does not match" in capsys.readouterr().err
+    assert main(["ls", str(world.lake)]) == 0
+    assert "tiny.words-0" in (said := capsys.readouterr().out)
+    assert "is damaged" in said
+
+
+def test_a_cache_of_the_schema_before_checksums_is_refused(world, capsys):
+    record = world.lake / "caches" / "tiny.words-0" / "cache.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(b'{"schema": 1}')
+    refuse(capsys, lambda: main(["show", str(world.lake), "tiny.words-0"]), ("schema 1", "harvest it again"))
 
 
 def test_names_and_lakes_that_are_not_there_are_refused(world, capsys):
@@ -346,7 +357,7 @@ def test_harvest_refuses_what_a_recipe_would(world, capsys):
         return lambda: main(["harvest", str(world.folder / model), corpus, "--lake", lake, *flags])
 
     refuse(capsys, harvest("--site", "resid.9"), ("resid.9", "blocks 0..1"))
-    refuse(capsys, harvest("--site", "embed", "--dtype", "int8"), ("'int8'", "bfloat16"))
+    refuse(capsys, harvest("--site", "embed", "--dtype", "int4"), ("'int4'", "bfloat16"))
     refuse(capsys, harvest("--site", "embed", "--context", "-1"), (".context", ">= 1", "found -1"))
     refuse(capsys, harvest("--site", "embed", model="modl"), ("no model at", "modl"))
     assert not world.lake.exists()
@@ -368,7 +379,7 @@ def test_documents_without_a_token_are_refused_until_there_is_one(world, capsys)
     corpus = world.folder / "corpus"
     write_lines(corpus / "a.jsonl", [{"text": "", "long": False}])
     for _ in range(2):
-        refuse(capsys, world.run, ("tiny", "1 documents have no token", "give it some with text"))
+        refuse(capsys, world.run, ("tiny", "1 documents have no row", "give it some with text"))
     write_lines(corpus / "b.jsonl", [{"text": "a", "long": False}])
     assert LOADED in message(capsys, world.run(), 2)
 

@@ -136,7 +136,7 @@ def test_plan_says_what_is_left_and_then_what_is_done(done, tmp_path, decoder, s
     cache, job = said("plan", str(fresh.recipe))
     assert re.fullmatch(
         r"to do  tiny +model\.corpus-[0-9a-f]{12}: 1 new files, about [\d,]+ rows, [\d,]+ MiB; "
-        r"at most [\d,]+ MiB of shards in memory",
+        r"at most [\d,]+ MiB of memory a worker \(.*\)",
         cache,
     )
     assert re.fullmatch(r"to do  shape +geometry -> geometry-[0-9a-f]{12}", job)

@@ -173,7 +173,7 @@ class TestFiles:
         recipe = tiny.table(decoder, tmp_path, sites=["embed"])
         tiny.write_texts(tmp_path / "docs" / "a.jsonl", ("", ""))
         for _ in range(2):
-            with pytest.raises(InputError, match="2 documents have no token at all"):
+            with pytest.raises(InputError, match="2 documents have no row at all"):
                 run(tiny.read(recipe, tmp_path), Progress(live=False))
         tiny.write_texts(tmp_path / "docs" / "b.jsonl", MORE)
         assert tiny.harvest(recipe, tmp_path)[0].n_rows == sum(map(len, MORE))

@@ -9,8 +9,8 @@ import pytest
 import storage.url
 from tests.pipeline import tiny
 
-_ATTEMPT = ("attempt", "worker", "seconds", "made")
-"""Fields of marks and of cache.json that tell who wrote them, and when."""
+_ATTEMPT = ("attempt", "worker", "seconds", "made", "crc32c")
+"""Fields of marks and of cache.json that tell who wrote them and when, and their checksum."""
 
 
 class Died(BaseException):

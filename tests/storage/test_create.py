@@ -12,8 +12,10 @@ from storage.shard import empty_rows, key, write
 from storage.url import Folder, proves_exclusive
 
 
-@pytest.fixture(params=["disk", "memory"])
+@pytest.fixture(params=["disk", "memory", pytest.param("s3", marks=pytest.mark.s3)])
 def folder(request, tmp_path, lake):
+    if request.param == "s3":
+        return Folder.at(request.getfixturevalue("bucket"))
     return Folder.at(str(tmp_path)) if request.param == "disk" else lake.folder
 
 

@@ -18,6 +18,7 @@ from pipeline.run import run
 from storage import Lake
 from tests.pipeline.tiny import TEXTS, read, save_decoder, write_lines
 
+SELECTED = {"kind": "packed", "select": {"kind": "every", "n": 2}}
 PAGE = Path(__file__).parent.parent.parent / "docs" / "format.md"
 STRANGER = """
 import json, runpy, sys
@@ -54,7 +55,7 @@ def example():
 
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory):
-    """Two caches of two segments, several shards and several inner chunks to a shard: by cut, and by type."""
+    """Three caches of two segments, several shards and several inner chunks to a shard: by cut, by type, by rows."""
     base = tmp_path_factory.mktemp("format")
     save_decoder(base / "model")
     recipe = {
@@ -64,11 +65,15 @@ def caches(tmp_path_factory):
         "caches": {
             "documents": {"model": "model", "corpus": "docs", "sites": ["resid.1"], "dtype": "float32"},
             "packed": {"model": "model", "corpus": "docs", "sites": ["resid.1"], "tokenise": {"kind": "packed"}},
+            "selected": {"model": "model", "corpus": "docs", "sites": ["resid.1"], "tokenise": SELECTED},
+            "rounded": {"model": "model", "corpus": "docs", "sites": ["resid.1"], "dtype": "int8"},
+            "compressed": {"model": "model", "corpus": "docs", "sites": ["resid.1"], "dtype": "float16"},
         },
         "pool": {"kind": "local"},
     }
     for cache in recipe["caches"].values():
         cache |= {"context": 16, "unit": 128}
+    recipe["caches"]["compressed"]["compress"] = "zstd"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("storage.layout.CHUNK_BYTES", 2**11)
         for first, name in ((0, "a"), (100, "b")):
@@ -76,12 +81,20 @@ def caches(tmp_path_factory):
             write_lines(base / "docs" / f"{name}.jsonl", lines)
             run(read(recipe, base), Progress(live=False))
     lake = Lake(str(base / "lake"))
-    by_kind = {cache.record.identity.tokenisation["kind"]: cache for cache in map(lake.cache, lake.caches())}
-    assert len(by_kind) == 2
-    return by_kind
+    made = {named(cache): cache for cache in map(lake.cache, lake.caches())}
+    assert set(made) == set(recipe["caches"])
+    return made
 
 
-@pytest.fixture(params=["documents", "packed"])
+def named(cache):
+    """What the recipe calls the cache."""
+    if cache.record.identity.dtype in ("int8", "float16"):
+        return "rounded" if cache.record.identity.dtype == "int8" else "compressed"
+    tokenisation = cache.record.identity.tokenisation
+    return "selected" if "select" in tokenisation else tokenisation["kind"]
+
+
+@pytest.fixture(params=["documents", "packed", "selected", "rounded", "compressed"])
 def cache(caches, request):
     return caches[request.param]
 
@@ -100,7 +113,7 @@ def test_the_example_reads_rows_tokens_texts_and_labels_where_garner_cannot_be_i
     x_ND, spans = np.load(tmp_path / "rows.npy"), json.loads((tmp_path / "spans.json").read_text())
     acts, tokens = cache.site("resid.1"), cache.tokens
     assert told.stdout == f"{acts.shape[0]} rows of width {acts.d}, {len(spans)} spans, {2 * len(TEXTS)} documents\n"
-    assert x_ND.dtype == np.float32
+    assert x_ND.dtype == (np.float16 if named(cache) == "compressed" else np.float32)
     np.testing.assert_array_equal(x_ND, acts[:].astype(np.float32))
     said = [
         (
@@ -108,13 +121,13 @@ def test_the_example_reads_rows_tokens_texts_and_labels_where_garner_cannot_be_i
             span["sequence"],
             span["document"],
             span["key"],
-            token,
-            span["text"][begin - span["text_begin"] : end - span["text_begin"]],
+            span["input_ids"][at],
+            span["text"][span["begin"][at] - span["text_begin"] : span["end"][at] - span["text_begin"]],
             span["number"],
             span["even"],
         )
         for span in spans
-        for n, (token, begin, end) in enumerate(zip(span["input_ids"], span["begin"], span["end"], strict=True))
+        for n, at in enumerate(range(span["length"]) if span["rows"] is None else span["rows"])
     ]
     every = np.arange(cache.n_rows)
     documents = tokens.documents(every)
@@ -132,10 +145,10 @@ def test_the_example_reads_rows_tokens_texts_and_labels_where_garner_cannot_be_i
         )
     )
     assert {span["number"] for span in spans} == {*range(len(TEXTS)), *range(100, 100 + len(TEXTS))}
-    assert [span["key"] for span in spans if span["length"] == 0] == (
-        ["a.jsonl:1", "a.jsonl:6", "b.jsonl:1", "b.jsonl:6"]
-        if cache.record.identity.tokenisation["kind"] == "documents"
-        else []  # where each document at least has its separator
+    assert all(span["length"] == len(span["input_ids"] if span["rows"] is None else span["rows"]) for span in spans)
+    without = {"a.jsonl:1", "a.jsonl:6", "b.jsonl:1", "b.jsonl:6"}
+    assert {span["key"] for span in spans if not span["input_ids"]} == (
+        set() if named(cache) in ("packed", "selected") else without
     )
 
 
@@ -159,6 +172,7 @@ def test_the_id_is_the_hash_of_the_identity_as_it_stands_in_the_record(cache):
     assert cache.folder.name == f"{record['name']}-{record['id']}"
 
 
+@pytest.mark.parametrize("cache", ["documents", "packed", "selected"], indirect=True)
 def test_a_shard_is_raw_rows_with_the_checksums_of_its_seal(cache):
     first = 0
     dtype = np.dtype(getattr(ml_dtypes, cache.record.identity.dtype, cache.record.identity.dtype))
@@ -167,7 +181,7 @@ def test_a_shard_is_raw_rows_with_the_checksums_of_its_seal(cache):
         layout = seal["layout"]
         for shard in seal["shards"]:
             data = (segment / "sites" / "resid.1" / f"c.{shard['shard']}.0").read_bytes()
-            assert (len(data), google_crc32c.value(data)) == (shard["size"], shard["crc32c"])
+            assert len(data) == shard["size"]
             size = layout["rows_per_chunk"] * layout["d"] * dtype.itemsize
             chunks = [google_crc32c.value(data[at * size : (at + 1) * size]) for at in range(len(shard["chunks"]))]
             assert chunks == shard["chunks"]
@@ -202,7 +216,7 @@ def test_every_field_of_every_record_is_on_the_page(name, cache):
     words = set(re.findall(r"\w+", PAGE.read_text()))
     if name.endswith("zarr.json"):
         words |= {"shape", "configuration", "name", "endian", "chunk_shape", "index_codecs", "index_location"}
-        words |= {"separator", "zarr_format", "node_type", "storage_transformers"}  # Zarr's own
+        words |= {"separator", "zarr_format", "node_type", "storage_transformers", "level", "checksum"}  # Zarr's own
     assert keys(json.loads(cache.folder.read(name))) - {"special"} <= words
 
 

@@ -47,7 +47,18 @@ class Family:
 def build(config: Any, seed: int = 0) -> Any:
     """A model of `config` in which every parameter is random, gains of norms and biases too."""
     torch.manual_seed(seed)
-    model = hf.AutoModel.from_config(config).eval().requires_grad_(False)
+    return _random(hf.AutoModel.from_config(config))
+
+
+def build_whole(name: str, seed: int = 0) -> Any:
+    """A model of the text family `name` with its own head: of masked tokens for encoders, of the next for decoders."""
+    torch.manual_seed(seed)
+    kind = hf.AutoModelForMaskedLM if "bert" in name else hf.AutoModelForCausalLM
+    return _random(kind.from_config(TEXT[name].config))
+
+
+def _random(model: Any) -> Any:
+    model.eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter) * (0.3 if parameter.dim() == 1 else 0.15))
     return model
