@@ -31,7 +31,7 @@ def speed() -> Result:
         segment, lm = cache.segments[0], load(ModelSpec(source=str(_EXAMPLES / "models/wide")))
         harvester = Harvester(_spec(segment.folder.url))
         task = UnitTask(unit=0, sites=cache.sites)
-        chosen = list(batches(Sequences(segment).touching(0, segment.plan.rows), 2**16, 8192))
+        chosen = list(batches(Sequences(segment).touching(0, segment.plan.rows), segment.plan.window, 8192))
         inputs = [padded(batch, torch.tensor([len(one.input_ids) for one in batch])) for batch in chosen]
 
         def ours() -> None:

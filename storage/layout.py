@@ -16,6 +16,8 @@ SHARD_BYTES = 64 * 2**20
 """Shard: one object, one PUT."""
 UNIT_ROWS = 2**16
 """Fewest rows that one task owns."""
+WINDOW_ROWS = 2**15
+"""Rows whose sequences are sorted by length before they are cut into batches: four batches' worth."""
 UNIT_SEQUENCES = 8
 """A unit holds at least this many of the longest sequence, so that what two units both run stays under an eighth."""
 
@@ -97,10 +99,10 @@ def shard_bytes(mib: int | None = None) -> int:
 def memory_bound(layouts: Sequence[Layout]) -> int:
     """Bytes of shards that one harvester holds at most: those of a window being filled, one begun, two being written.
 
-    Sequences are run in windows of the longest shard's rows, so a site of shorter shards has several open.
+    Sequences are run in windows, so a site of shorter shards has several open. An object store takes a shard in one
+    piece, and a compressed one is made beside the raw: one more for each being written.
     """
-    window = max(one.rows_per_shard for one in layouts)
-    return sum((window // one.rows_per_shard + 3) * one.rows_per_shard * one.row_bytes for one in layouts)
+    return sum((WINDOW_ROWS // one.rows_per_shard + 5) * one.rows_per_shard * one.row_bytes for one in layouts)
 
 
 def check_unit(rows: int) -> int:

@@ -9,7 +9,7 @@ import msgspec
 
 from storage.dtype import DtypeName, FloatName
 from storage.errors import InputError
-from storage.layout import Compress, Layout
+from storage.layout import WINDOW_ROWS, Compress, Layout
 from storage.moments import Moments
 from storage.shard import ShardMark
 from storage.value import Value, decode, identity, unsigned
@@ -128,6 +128,11 @@ class Plan(Value):
     @property
     def n_units(self) -> int:
         return -(-self.rows // self.rows_per_unit)
+
+    @property
+    def window(self) -> int:
+        """Rows whose sequences are sorted together; it depends on nothing else, for the bits of a row depend on it."""
+        return min(WINDOW_ROWS, self.rows_per_unit)
 
     def unit_range(self, unit: int) -> tuple[int, int]:
         """First row, and one past the last, of a unit."""

@@ -114,11 +114,10 @@ class Harvester:
         A unit is cut into the same batches whatever is missing of it, so that what is made again has the same bits.
         """
         missing = merged([span for writer in writers for span in writer.missing])
-        window = max(layout.rows_per_shard for layout in self._layouts.values())
         tokens = 0
         if missing:
             unit = self._sequences.touching(*self._segment.plan.unit_range(task.unit))
-            for batch in batches(unit, window, self._spec.batch_tokens):
+            for batch in batches(unit, self._segment.plan.window, self._spec.batch_tokens):
                 if any(_touches(sequence, missing) for sequence in batch):
                     self._run(batch, writers)
                     tokens += sum(len(sequence.input_ids) for sequence in batch)

@@ -20,7 +20,7 @@ PATIENCE = 200
 """Seconds after which a driver that should have ended is given up."""
 Storage = Mapping[str, str]
 """Environment that says where an object store is and who may use it."""
-_WARM = (
+WARM = (
     "pipeline.__main__",
     "pipeline.facts",
     "pipeline.repair",
@@ -35,16 +35,16 @@ _WARM = (
     "zarr",
 )
 """What the process that is forked has imported. It starts no thread and opens no store: neither outlives a fork."""
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_memory_monitor_refresh_ms": "0"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_memory_monitor_refresh_ms": "0"}
 
 
 class Forked:
     """`garner` with these arguments, in a fork of a warm process; what it says goes to a file."""
 
     def __init__(self, arguments: Sequence[str], fine: bool, storage: Storage | None = None) -> None:
-        os.environ.update(_ENVIRONMENT)
+        os.environ.update(ENVIRONMENT)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(_WARM))
+        context.set_forkserver_preload(list(WARM))
         descriptor, name = tempfile.mkstemp(prefix="garner-chaos-", suffix=".log")
         os.close(descriptor)
         self._log = Path(name)
@@ -95,7 +95,7 @@ class Started:
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | ENVIRONMENT,
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,
