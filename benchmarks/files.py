@@ -25,7 +25,7 @@ from storage.writer import UnitWriter
 
 _ROWS, _D, _BATCH = 2**19, 512, 4096
 _UNIT = 2**18
-_SITE = Site("embed")
+SITE = Site("embed")
 
 
 def writing() -> Result:
@@ -74,7 +74,7 @@ def contiguous() -> Result:
     with _both() as (acts, raw):
 
         def ours() -> None:
-            Activations(_SITE, [_segment(raw.parent)])[:]
+            Activations(SITE, [_segment(raw.parent)])[:]
 
         def fromfile() -> None:
             np.fromfile(raw, np.uint16)
@@ -95,7 +95,7 @@ def memory() -> Result:
 def _read_and_measure(rows: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         harvested(Folder.at(f"{folder}/lake"), rows, _rows(2**16))
-        acts, peak = Activations(_SITE, [_segment(Path(folder))]), 0.0
+        acts, peak = Activations(SITE, [_segment(Path(folder))]), 0.0
         for step, _ in enumerate(acts.shuffled(_BATCH, seed=1)):
             if step % 16 == 0:
                 peak = max(peak, own_memory("RssAnon"))
@@ -112,7 +112,7 @@ def _both() -> Iterator[tuple[Activations, Path]]:
         with raw.open("wb") as file:
             for _ in range(_ROWS // len(rows)):
                 rows.view(np.uint8).tofile(file)
-        yield Activations(_SITE, [_segment(Path(folder))]), raw
+        yield Activations(SITE, [_segment(Path(folder))]), raw
 
 
 def _segment(folder: Path) -> Segment:
@@ -130,15 +130,15 @@ def harvested(
     write_part(segment.folder, part_name(0), _spans(rows))
     segment.fix()
     layout = segment.layout(x_ND.shape[1], dtype)
-    segment.create_array(_SITE, layout)
+    segment.create_array(SITE, layout)
     for unit in range(segment.plan.n_units):
         with ThreadPoolExecutor(2) as executor:
-            writer = UnitWriter(segment, _SITE, layout, unit, executor)
+            writer = UnitWriter(segment, SITE, layout, unit, executor)
             for row in range(*segment.plan.unit_range(unit), _BATCH):
                 at = row % len(x_ND)
                 writer.put(row, x_ND[at : at + _BATCH])
             writer.finish("bench", "bench")
-    segment.seal(_SITE, layout)
+    segment.seal(SITE, layout)
     return segment
 
 

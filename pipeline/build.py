@@ -109,6 +109,7 @@ def _tokenise(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -
         segment=segment.folder.url,
         number=segment.number,
     )
+    segment.folder.settle()  # another run may have made the claim
     missing = sorted(set(range(len(segment.claimed.parts))) - segment.parts_done())
     meter = progress.meter(f"{run.step.name}: tokens", len(missing), "parts")
     for _ in pool.map(partial(TokenWorker, spec, partial(readers.read, run.corpus)), missing):

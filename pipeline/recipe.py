@@ -81,6 +81,8 @@ class PoolTable(Value):
     """GPUs per actor; 0 runs on CPU."""
     batch_tokens: Positive = 8192
     """Most tokens of one forward pass, padding included."""
+    mirror: str | None = None
+    """Folder of each machine in which jobs keep what they read of a remote lake; without it they fetch it each time."""
 
 
 class Recipe(Value):

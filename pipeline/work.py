@@ -28,6 +28,8 @@ class JobTask(Value):
     artifact: str
     lake: str
     device: str
+    mirror: str | None = None
+    """Folder of this machine that keeps what is read of a remote lake."""
 
     def __hash__(self) -> int:
         return hash(self.artifact)
@@ -64,7 +66,7 @@ def _run(task: JobTask) -> JobReceipt:
     started = time.monotonic()
     module = jobs.load(task.kind)
     config = convert(task.config, module.Config, f"jobs.{task.name}")
-    lake = Lake(task.lake)
+    lake = Lake(task.lake, task.mirror)
     caches = {name: _opened(lake, one) for name, one in task.inputs.items()}
     writer = ArtifactWriter(lake.artifact_folder(task.artifact))
     report = module.run(config, Context(caches, writer, task.device))

@@ -79,9 +79,7 @@ def rows_per_unit(longest: int, wanted: int = UNIT_ROWS) -> int:
     return _power_of_two_from(max(wanted, UNIT_SEQUENCES * longest, 1))
 
 
-def layout(
-    rows: int, d: int, dtype: DtypeName, unit: int, shard_bytes: int, compress: Compress = "none"
-) -> Layout:
+def layout(rows: int, d: int, dtype: DtypeName, unit: int, shard_bytes: int, compress: Compress = "none") -> Layout:
     """The layout of one site in a segment whose units have `unit` rows, in shards of at most `shard_bytes`."""
     row_bytes = stored_width(dtype, d) * stored(dtype).itemsize
     rows_per_shard = min(unit, _power_of_two_to(max(shard_bytes // row_bytes, 1)))

@@ -11,6 +11,8 @@ from storage.value import Value
 
 _BLOCK_ENTRIES = 2**18
 """Entries summed at once in float32: 1 MiB, so that a block stays in a core's cache."""
+_BLOCK_ROWS = 512
+"""Most rows that are summed in float32 before float64 takes over, which bounds what rounding adds."""
 _SAFE = 1e30
 """Squared norms below this are summed in float32; a row above it holds a NaN or an infinity, or summed in float64."""
 _GAMMA = 1.02
@@ -81,10 +83,14 @@ class Moments(Value):
 
 def measure(x_NW: np.ndarray, decoded: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Moments:
     """The moments of rows; of stored ones `decoded` makes numbers, block by block."""
-    rows = max(_BLOCK_ENTRIES // max(x_NW.shape[1], 1), 1)
-    sums = _Sums()
+    rows = min(max(_BLOCK_ENTRIES // max(x_NW.shape[1], 1), 1), _BLOCK_ROWS)
+    sums, space_ND = _Sums(), np.empty((0, 0), np.float32)
     for at in range(0, len(x_NW), rows):
-        sums.add(decoded(x_NW[at : at + rows]).astype(np.float32))
+        block_ND = decoded(x_NW[at : at + rows])
+        if len(space_ND) < len(block_ND):  # one space for all blocks: fresh memory costs as much as the sums
+            space_ND = np.empty(block_ND.shape, np.float32)
+        space_ND[: len(block_ND)] = block_ND
+        sums.add(space_ND[: len(block_ND)])
     return sums.moments()
 
 
@@ -143,8 +149,7 @@ class _Sums:
             self._shift_D = x_ND.mean(axis=0)
         x_ND -= self._shift_D
         self._sum_D = self._sum_D + x_ND.sum(axis=0).astype(np.float64)
-        np.square(x_ND, out=x_ND)
-        self._squares_D = self._squares_D + x_ND.sum(axis=0).astype(np.float64)
+        self._squares_D = self._squares_D + np.einsum("nd,nd->d", x_ND, x_ND).astype(np.float64)
 
     def moments(self) -> Moments:
         if self._shift_D is None:

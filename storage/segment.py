@@ -67,6 +67,7 @@ class Segment:
 
     def fix(self) -> Plan:
         """Number the rows, once every token part is there."""
+        (self.folder / "tokens").settle()
         parts = tuple(_numbered([read_part_counts(self.folder, part_name(n)) for n in range(len(self.claimed.parts))]))
         longest = max(part.longest for part in parts)
         plan = Plan(
@@ -100,6 +101,7 @@ class Segment:
 
     def create_array(self, site: Site, shape: Layout) -> None:
         """Write the Zarr metadata of a site, as zarr-python itself writes it."""
+        self.folder.settle()  # another driver may have made the plan
         (self.folder / "sites").create("zarr.json", group_metadata())
         self.array(site).create("zarr.json", array_metadata(shape))
 
@@ -138,6 +140,7 @@ class Segment:
 
     def seal(self, site: Site, shape: Layout) -> Seal:
         """Fold the marks and make the site readable."""
+        (self.folder / f"done/{site}").settle()
         marks = self.marks(site)
         seal = Seal(
             site=str(site),

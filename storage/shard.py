@@ -75,6 +75,7 @@ def write(folder: Folder, layout: Layout, shard: int, x_RW: np.ndarray) -> tuple
 
 def adopt(folder: Folder, layout: Layout, shard: int) -> tuple[ShardMark, Moments]:
     """The mark and moments of a shard that is there, from its own bytes."""
+    folder.settle()
     data = folder.read(key(shard))
     found = parse(layout, shard, data)
     if found is None:

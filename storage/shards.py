@@ -5,7 +5,8 @@ Every inner chunk is checked before a row of it is given out. R: rows of a shard
 
 import threading
 from collections.abc import Iterator, Sequence
-from itertools import groupby, pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, pairwise, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from storage.manifest import Seal
 from storage.shard import checksum, decompressed, index, key, lengths
 from storage.url import Folder
 
-_FETCHED = 64 * 2**20
-"""Bytes of ranged reads under way at once, which bounds what a large read holds beside its result."""
+_FETCHED = 32 * 2**20
+"""Bytes fetched together; what a large read holds beside its result is twice that."""
 _RUN = 4
 """Most neighbouring chunks of one ranged read; a long range is cut, so that several connections share it."""
 
@@ -106,12 +107,16 @@ class Shards:
                 yield shard, run
 
     def _decoded(self, runs: Sequence[tuple[int, range]]) -> Iterator[np.ndarray]:
-        """Checked stored rows of every run of chunks, [n, W], a bounded number of bytes fetched at a time."""
+        """Checked stored rows of every run of chunks, [n, W], some fetched while those before them are unpacked."""
         weights = np.cumsum([len(run) * self.layout.chunk_bytes for _, run in runs]) // _FETCHED
-        for _, group in groupby(range(len(runs)), lambda at: weights[at]):
-            some = [runs[at] for at in group]
-            for (shard, run), data in zip(some, self._bytes(some), strict=True):
-                yield self._unpacked(shard, run, data)
+        groups = [[runs[at] for at in group] for _, group in groupby(range(len(runs)), lambda at: weights[at])]
+        with ThreadPoolExecutor(1, thread_name_prefix="garner-fetch") as pool:
+            coming = [pool.submit(self._bytes, group) for group in groups[:1]]
+            for group, following in zip_longest(groups, groups[1:]):
+                data = coming.pop().result()
+                coming += [pool.submit(self._bytes, following)] if following else []
+                for (shard, run), one in zip(group, data, strict=True):
+                    yield self._unpacked(shard, run, one)
 
     def _bytes(self, runs: Sequence[tuple[int, range]]) -> Sequence[memoryview | bytes]:
         """What is stored of every run."""

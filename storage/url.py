@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MEMORY_LOCK = threading.Lock()
+_settled: set[Path] = set()
+"""Folders whose names this process knows to be synced."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,14 @@ class Folder:
         """Delete one object or everything below a folder; what is gone already is gone."""
         with suppress(FileNotFoundError):
             self._ask(name, lambda fs, path: fs.rm(path, recursive=True))
+            if self.local is not None:
+                _sync_folder((self.local / name).parent)  # or a power cut brings back what nothing vouches for now
+
+    def settle(self) -> None:
+        """Let every name in this folder outlast a power cut, whoever made it: before a record vouches for them."""
+        if self.local is not None and self.local.is_dir():
+            _make_folder(self.local)
+            _sync_folder(self.local)
 
     @property
     def _fs(self) -> Any:
@@ -197,8 +207,9 @@ def proves_exclusive(folder: Folder) -> bool:
 
 def _create_local(path: Path, parts: Iterable[Buffer]) -> bool:
     """link(2) of a synced temporary file: exclusive on every local file system, and whole after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     if path.exists():
+        _sync_folder(path.parent)  # whoever made it may have died before its own sync
         return False
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -207,13 +218,30 @@ def _create_local(path: Path, parts: Iterable[Buffer]) -> bool:
                 _write_all(file.fileno(), part)
             os.fsync(file.fileno())
         os.link(temporary, path)
+        created = True
     except FileExistsError:
-        return False
+        created = False
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
     _sync_folder(path.parent)
-    return True
+    return created
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder, and sync its own name and those above it on the same disk: once per process, for whoever made
+    one of them may have died before its sync."""
+    if path in _settled and path.is_dir():
+        return
+    above = path.parent
+    if not path.is_dir():
+        _make_folder(above)
+        path.mkdir(exist_ok=True)
+    if above != path and above.stat().st_dev == path.stat().st_dev:
+        _make_folder(above)
+        with suppress(PermissionError):  # a folder above the lake that we may only pass through
+            _sync_folder(above)
+    _settled.add(path)
 
 
 def _write_all(descriptor: int, part: Buffer) -> None:

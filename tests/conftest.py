@@ -45,7 +45,7 @@ def spans_of(documents: Sequence[Doc]) -> list[Span]:
     return spans
 
 
-def build_cache(lake, sites, segments, dtype="float32", name="tiny.words", unit=256):
+def build_cache(lake, sites, segments, dtype="float32", name="tiny.words", unit=256, compress="none"):
     """A sealed cache: `segments` lists documents, and `sites` gives each site's rows over all of them."""
     model = ModelIdentity(name=name, revision="", weights=str(next(_numbers)), config="", dtype="float32")
     identity = CacheIdentity(model=model, tokenizer="", corpus={"files": name}, tokenisation={}, dtype=dtype)
@@ -60,6 +60,7 @@ def build_cache(lake, sites, segments, dtype="float32", name="tiny.words", unit=
                 parts=((0,),),
                 unit=unit,
                 shard_bytes=shard_bytes(),
+                compress=compress,
             )
         )
         write_part(segment.folder, part_name(0), spans_of(documents))

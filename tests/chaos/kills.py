@@ -81,8 +81,8 @@ def fell(
     return False
 
 
-def moment(dice: random.Random, longest: float = 0.6) -> Moment:
-    """After a while, after so many new names, or when a new name of a rare kind shows, be it half-made."""
+def moment(dice: random.Random, longest: float = 0.6, names: float = 15) -> Moment:
+    """After a while, after so many names that came or went, or when one of a rare kind shows, be it half-made."""
     ripe = time.monotonic() + dice.uniform(0.1, longest)
     match dice.randrange(4):
         case 0:
@@ -91,7 +91,7 @@ def moment(dice: random.Random, longest: float = 0.6) -> Moment:
             rare = dice.choice(_RARE)
             return lambda began, now: any(rare in name for name in now - began)
         case _:
-            count = 1 + int(dice.expovariate(1 / 15))
+            count = 1 + int(dice.expovariate(1 / names))
             return lambda began, now: len(now ^ began) >= count
 
 

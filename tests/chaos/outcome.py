@@ -45,7 +45,9 @@ def table(outcomes: Iterable[Outcome]) -> str:
     lines = [f"{'scenario':<44} {'kills':>5} {'runs':>5} {'s':>5}  verdict"]
     for one in outcomes:
         verdict = "DIFFERS" if one.problems else "same"
-        lines.append(f"{one.scenario:<44} {one.kills:>5} {one.runs:>5} {one.seconds:>5.0f}  {verdict} {one.note}".rstrip())
+        lines.append(
+            f"{one.scenario:<44} {one.kills:>5} {one.runs:>5} {one.seconds:>5.0f}  {verdict} {one.note}".rstrip()
+        )
         if one.stages:
             lines.append("    " + ", ".join(f"{stage} {count}" for stage, count in one.stages.most_common()))
     kills, runs, seconds = (sum(getattr(one, what) for one in outcomes) for what in ("kills", "runs", "seconds"))

@@ -138,7 +138,10 @@ def kind_of(request: str) -> str:
 
 def _compared(lake: Path, undisturbed: dict[str, object]) -> list[str]:
     """Objects that are not as they should be, and left-overs that a reader might take for objects."""
-    found = objects(lake)
+    try:
+        found = objects(lake)
+    except ValueError as error:
+        return [f"a record of {lake} is no JSON: {error}"]
     differ = sorted(name for name in found.keys() | undisturbed.keys() if found.get(name) != undisturbed.get(name))
     odd = [
         str(path.relative_to(lake))
