@@ -131,9 +131,10 @@ def harvested(
     segment.fix()
     layout = segment.layout(x_ND.shape[1], dtype)
     segment.create_array(SITE, layout)
+    spare: list[np.ndarray] = []
     for unit in range(segment.plan.n_units):
         with ThreadPoolExecutor(2) as executor:
-            writer = UnitWriter(segment, SITE, layout, unit, executor)
+            writer = UnitWriter(segment, SITE, layout, unit, executor, spare)
             for row in range(*segment.plan.unit_range(unit), _BATCH):
                 at = row % len(x_ND)
                 writer.put(row, x_ND[at : at + _BATCH])

@@ -21,7 +21,15 @@ Order_N = Callable[[], Iterator[np.ndarray]]
 class _Numbers:
     """Rows without contents: only which row comes when is asked."""
 
-    shape, chunk, row_bytes = (_ROWS, 1), _CHUNK, _ROW_BYTES
+    row_bytes = _ROW_BYTES
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return _ROWS, 1
+
+    @property
+    def edges(self) -> np.ndarray:
+        return np.arange(0, _ROWS + 1, _CHUNK)
 
     def room(self, rows: int) -> np.ndarray:
         return np.empty((rows, 0), np.uint8)

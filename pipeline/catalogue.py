@@ -18,7 +18,14 @@ def listing(url: str) -> Iterator[str]:
     for name in caches:
         yield f"cache     {name:<44} {_summary(lake, name)}"
     for name in artifacts:
-        yield f"artifact  {name:<44} {lake.artifact(name).record.report['headline']}"
+        yield f"artifact  {name:<44} {_headline(lake, name)}"
+
+
+def _headline(lake: Lake, name: str) -> str:
+    try:
+        return str(lake.artifact(name).record.report["headline"])
+    except RunError as error:
+        return str(error)
 
 
 def _summary(lake: Lake, name: str) -> str:
@@ -56,7 +63,8 @@ def _cache_lines(cache: Cache) -> Iterator[str]:
     for site in cache.sites:
         acts = cache.site(site)
         moments, size = acts.moments, acts.shape[0] * acts.row_bytes
-        yield f"  {site!s:<13} {acts.shape[0]:,} x {acts.d} {acts.dtype}, {size / 2**20:,.1f} MiB; {_statistics(moments)}"
+        shape = f"{acts.shape[0]:,} x {acts.d} {acts.dtype}, {size / 2**20:,.1f} MiB"
+        yield f"  {site!s:<13} {shape}; {_statistics(moments)}"
 
 
 def _statistics(moments: Moments) -> str:

@@ -15,7 +15,7 @@ from storage.cache import Cache, unseen
 from storage.dtype import logical
 from storage.errors import InputError
 from storage.lake import Lake
-from storage.layout import Layout, layout, shard_bytes
+from storage.layout import Compress, Layout, layout, shard_bytes
 from storage.manifest import CacheIdentity, CacheRecord, ModelIdentity, SourceFile, make_record
 from storage.sets import TokenSet, check
 from storage.site import Site, stored_dtype
@@ -36,6 +36,10 @@ class SegmentState(Value):
     done: dict[str, int]
     """Units marked, by site; a sealed site has all of them."""
     sealed: tuple[str, ...]
+    part: int
+    """Bytes of the files of its largest token part."""
+    shard_bytes: int
+    compress: Compress
 
 
 class CacheFacts(Value):
@@ -152,21 +156,26 @@ def _cache_facts(
     return found
 
 
-def layouts(facts: CacheFacts, table: CacheTable) -> tuple[Layout, ...]:
-    """How the sites of one unit lie in the next segment, or in the last where there is no new one."""
-    unit = facts.segments[-1].rows_per_unit if facts.segments and not facts.new_files else table.unit
-    return tuple(
-        layout(unit, d, stored_dtype(Site.parse(site), table.dtype), unit, shard_bytes(table.shard), table.compress)
-        for site, d in facts.widths.items()
-    )
-
-
 def _memory(facts: CacheFacts, table: CacheTable, model: Any, batch_tokens: int) -> Memory:
-    size = logical(facts.record.identity.model.dtype).itemsize
+    """The bound over the segments that lack a site, and the one that new files will make."""
     head = model.vocabulary * model.width if facts.sets else 0
+    size = logical(facts.record.identity.model.dtype).itemsize
     sized = Model(weights=(model.parameters + head) * size, width=model.width, widest=model.widest)
-    parts = survey.parts(survey.CorpusFacts(files=facts.new_files))
-    return of_harvest(layouts(facts, table), sized, batch_tokens, largest_part(parts))
+    part = largest_part(survey.parts(survey.CorpusFacts(files=facts.new_files)))
+    lacking = [one for one in facts.segments if not set(facts.widths) <= set(one.sealed)]
+    cuts = [(one.rows_per_unit, one.shard_bytes, one.compress, one.part) for one in lacking]
+    cuts += [(table.unit, shard_bytes(table.shard), table.compress, part)] if facts.new_files or not cuts else []
+    bounds = [
+        of_harvest(_layouts(facts, table, unit, shard, compress), sized, batch_tokens, part)
+        for unit, shard, compress, part in cuts
+    ]
+    return max(bounds, key=lambda bound: bound.total)
+
+
+def _layouts(facts: CacheFacts, table: CacheTable, unit: int, shard: int, compress: Compress) -> list[Layout]:
+    """How the sites of one unit lie."""
+    sites = ((Site.parse(site), d) for site, d in facts.widths.items())
+    return [layout(unit, d, stored_dtype(site, table.dtype), unit, shard, compress) for site, d in sites]
 
 
 def _tokenisation(table: CacheTable, corpus: Corpus, facts: Any, where: str) -> dict[str, Any]:
@@ -252,7 +261,7 @@ def _same(file: SourceFile, taken: SourceFile) -> bool:
 def _segments(cache: Cache) -> tuple[SegmentState, ...]:
     states = []
     for segment in cache.segments:
-        planned = segment.planned
+        planned, claimed = segment.planned, segment.claimed
         sites = segment.folder.names("done")
         states.append(
             SegmentState(
@@ -263,6 +272,9 @@ def _segments(cache: Cache) -> tuple[SegmentState, ...]:
                 units=segment.plan.n_units if planned else 0,
                 done={site: len(segment.units_done(Site.parse(site))) for site in sites},
                 sealed=tuple(str(site) for site in sorted(segment.sealed)),
+                part=max(sum(claimed.files[n].size for n in part) for part in claimed.parts),
+                shard_bytes=claimed.shard_bytes,
+                compress=claimed.compress,
             )
         )
     return tuple(states)

@@ -113,6 +113,12 @@ class Opened(Value):
         """The lake's URL, made absolute."""
         return self.recipe.lake if "://" in self.recipe.lake else str((Path(self.base) / self.recipe.lake).resolve())
 
+    @property
+    def mirror(self) -> str | None:
+        """Where jobs keep what they read of a remote lake, made absolute; None where they do not."""
+        folder = self.recipe.pool.mirror
+        return None if folder is None else str((Path(self.base) / Path(folder).expanduser()).resolve())
+
 
 def read(path: str, settings: Sequence[str] = ()) -> Opened:
     """The recipe at `path` with `a.b=c` settings applied; `InputError` names the field that is wrong."""

@@ -17,11 +17,12 @@ from storage.lake import Lake
 from storage.mend import layout_of, take_away
 from storage.segment import Segment
 from storage.shard import key
-from storage.site import Site
+from storage.site import Site, known_sites
 from storage.value import convert
 from storage.verify import Checked, Finding, verify
+from workers.confirm import confirm
 from workers.harvest import HarvestSpec
-from workers.model import ModelSpec, inspect
+from workers.model import ModelSpec
 
 _MENDABLE = re.compile(r"(segments/\d+/(sites|done|sealed)|certificates)/")
 """Objects that follow from the tokens and the model; all others are what a cache is made from."""
@@ -40,6 +41,14 @@ def repair(arguments: argparse.Namespace) -> Iterator[str]:
         for number in sorted({one.segment for one in checked if one.segment is not None}):
             some = [one for one in checked if one.segment == number]
             yield from _mend(cache, cache.segments[number], some, arguments.model, table)
+        yield from _unsealed(Cache(cache.folder))
+
+
+def _unsealed(cache: Cache) -> Iterator[str]:
+    """Sites that only a run can finish: one that was begun, or that a killed repair had opened again."""
+    for segment in cache.segments:
+        for site in sorted({*known_sites(segment.folder.names("done"))} - segment.sealed):
+            yield f"  segment {segment.number} {site}: not sealed, run its recipe"
 
 
 def _pool_table(settings: list[str]) -> PoolTable:
@@ -100,7 +109,7 @@ def _spec(
     what = cache.record.identity
     return HarvestSpec(
         model=ModelSpec(
-            source=_source(cache, model),
+            source=confirm(cache, model),
             revision=what.model.revision,
             device="cuda" if table.gpus else "cpu",
             dtype=what.model.dtype,
@@ -114,16 +123,3 @@ def _spec(
         nonfinite=nonfinite,
         sets={site.path: sets.read(cache.folder, site.path).ids for site in widths if site.kind == "logits"},
     )
-
-
-def _source(cache: Cache, model: str | None) -> str:
-    """Where the cache's model is; `InputError` if what is there has other weights."""
-    identity = cache.record.identity.model
-    source = model or cache.record.made.get("model", "")
-    found = inspect(source, identity.revision or None).weights
-    if found != identity.weights:
-        raise InputError(
-            f"cache {cache.id} was made by weights {identity.weights[:12]}, {source} has {found[:12]}: "
-            "say where the right model is with --model"
-        )
-    return source

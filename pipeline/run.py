@@ -105,5 +105,5 @@ def _task(opened: Opened, step: JobStep) -> JobTask:
         artifact=step.artifact,
         lake=opened.lake,
         device="cuda" if opened.recipe.pool.gpus else "cpu",
-        mirror=opened.recipe.pool.mirror,
+        mirror=opened.mirror,
     )

@@ -15,19 +15,20 @@ def verify(arguments: argparse.Namespace) -> Iterator[tuple[str, bool]]:
         raise InputError(f"--sequences {arguments.sequences}: a certificate needs at least 1 sequence")
     lake = Lake(arguments.lake)
     for name in named(lake, arguments.name):
+        yield f"cache {name}", True
         try:
-            cache = lake.cache(name)
+            yield from _checked(lake.cache(name), arguments)
         except RunError as error:
-            yield f"cache {name}", True
             yield f"  BAD  {error}", False
-            continue
-        yield f"cache {cache.id}", True
-        damaged = False
-        for line, good in _files(cache):
-            yield line, good
-            damaged = damaged or not good
-        if arguments.against_model and not damaged:
-            yield from _parity(cache, arguments)
+
+
+def _checked(cache: Cache, arguments: argparse.Namespace) -> Iterator[tuple[str, bool]]:
+    whole = True
+    for line, good in _files(cache):
+        yield line, good
+        whole = whole and good
+    if arguments.against_model and whole:
+        yield from _parity(cache, arguments)
 
 
 def named(lake: Lake, name: str | None) -> list[str]:
@@ -52,8 +53,7 @@ def _files(cache: Cache) -> Iterator[tuple[str, bool]]:
 def _parity(cache: Cache, arguments: argparse.Namespace) -> Iterator[tuple[str, bool]]:
     from workers.parity import certify
 
-    source = arguments.model or cache.record.made.get("model", "")
-    for one in certify(cache, source, arguments.sequences).sites:
+    for one in certify(cache, arguments.model, arguments.sequences).sites:
         share = "" if one.site.startswith("mass.") else " of the row's norm"
         yield (
             f"  {'ok' if one.good else 'BAD':<4} parity    {one.site:<20} largest difference {one.largest:.3g}, "

@@ -46,8 +46,15 @@ class Cache:
     def segments(self) -> tuple[Segment, ...]:
         """All segments that were claimed, planned or not, in order."""
         numbers = [int(name) for name in self.folder.names("segments") if name.isdigit()]
-        found = [Segment(self.folder / f"segments/{number:05d}", number) for number in sorted(numbers)]
-        return tuple(segment for segment in found if segment.folder.exists("files.json"))[: self._n_segments]
+        every = [Segment(self.folder / f"segments/{number:05d}", number) for number in sorted(numbers)]
+        found = tuple(segment for segment in every if segment.folder.exists("files.json"))
+        for number, segment in enumerate(found):
+            if segment.number != number:
+                raise RunError(
+                    f"{self.folder}/segments/{number:05d}/files.json is lost, and later segments are there: bring back "
+                    "a copy, for without it rows have other numbers"
+                )
+        return found[: self._n_segments]
 
     def restricted(self, segments: int, sites: Sequence[Site]) -> "Cache":
         """The same cache with its first `segments` segments and with `sites` only; all of that must be sealed."""

@@ -56,12 +56,12 @@ def encode(name: DtypeName, x_ND: np.ndarray) -> np.ndarray:
         return x_ND.view(_STORED[name])
     (n, d), blocks = x_ND.shape, _blocks(x_ND.shape[1])
     x_NGB = np.zeros((n, blocks, BLOCK), np.float32)
-    x_NGB.reshape(n, -1)[:, :d] = x_ND
+    x_NGB.reshape(n, blocks * BLOCK)[:, :d] = x_ND
     with np.errstate(invalid="ignore", divide="ignore"):
         scale_NG = np.abs(x_NGB).max(axis=2) / 127
         scale_NG[~np.isfinite(scale_NG)] = np.nan
         codes_NGB = np.rint(x_NGB / np.where(scale_NG == 0, 1, scale_NG)[..., None])
-    codes_ND = np.nan_to_num(codes_NGB, nan=0.0).astype(np.int8).reshape(n, -1)[:, :d]
+    codes_ND = np.nan_to_num(codes_NGB, nan=0.0).astype(np.int8).reshape(n, blocks * BLOCK)[:, :d]
     return np.concatenate([codes_ND, scale_NG.astype("<f4").view(np.int8)], axis=1)
 
 

@@ -136,7 +136,8 @@ class _Sums:
     def add(self, x_ND: np.ndarray) -> None:
         """Add float32 rows, which are overwritten. No BLAS: its threads would fight those that write shards."""
         squares_N = np.einsum("nd,nd->n", x_ND, x_ND)
-        if not (squares_N < _SAFE).all():
+        far = self._shift_D is not None and float(np.abs(self._shift_D).max()) ** 2 > _SAFE
+        if far or not (squares_N < _SAFE).all():
             finite_N = np.isfinite(x_ND).all(axis=1)
             self._nonfinite += int((~finite_N).sum())
             x_ND = x_ND[finite_N].astype(np.float64)

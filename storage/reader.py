@@ -60,6 +60,15 @@ class Activations:
         """Rows of an inner chunk: the smallest piece that is read and checked."""
         return min(seal.layout.rows_per_chunk for seal in self._seals)
 
+    @cached_property
+    def edges(self) -> np.ndarray:
+        """First row of every inner chunk, and one past the last row, int64: what is shuffled as a block."""
+        firsts = [
+            int(base) + np.arange(0, seal.layout.rows, seal.layout.rows_per_chunk)
+            for base, seal in zip(self._firsts, self._seals, strict=False)
+        ]
+        return np.concatenate([*firsts, self._firsts[-1:]]).astype(np.int64)
+
     @property
     def row_bytes(self) -> int:
         """Bytes of a stored row."""
@@ -69,7 +78,10 @@ class Activations:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray | int) -> np.ndarray:
-        """Rows [N, D]: a slice (a view where one mapped shard holds it), or any int64 numbers in any order."""
+        """Rows [N, D]: a slice, any int64 numbers in any order, or those where a bool mask holds.
+
+        A slice within one mapped shard is a view: what is written into it is seen by later reads of this object.
+        """
         if isinstance(rows, slice):
             first, stop, step = rows.indices(len(self))
             if step != 1:
@@ -77,7 +89,7 @@ class Activations:
             return self._range(first, max(first, stop))
         if isinstance(rows, int | np.integer):
             return self._gather(np.array([int(rows)]))[0]
-        return self._gather(np.asarray(rows, dtype=np.int64))
+        return self._gather(self._numbers(np.asarray(rows)))
 
     @overload
     def shuffled(self, batch: int = ..., **order: Unpack[Order]) -> Shuffled[np.ndarray]: ...
@@ -141,6 +153,13 @@ class Activations:
                 found.append((segment, a, edge))
                 a = edge
         return found
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        if rows.dtype == bool and rows.shape == (len(self),):
+            return np.flatnonzero(rows)
+        if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
+            raise IndexError(f"rows are {rows.dtype} {rows.shape}; wanted integers [n], or bool [{len(self)}]")
+        return rows.astype(np.int64)
 
     def _gather(self, rows_N: np.ndarray) -> np.ndarray:
         if len(rows_N) and not (rows_N.min() >= 0 and rows_N.max() < len(self)):

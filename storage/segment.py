@@ -16,8 +16,8 @@ from storage.errors import RunError
 from storage.layout import Layout, layout, rows_per_unit
 from storage.manifest import SCHEMA, Claim, Mark, Part, Plan, Seal
 from storage.moments import merge
-from storage.shard import LEVEL, checksum
-from storage.site import Site
+from storage.shard import LEVEL, checksum, key
+from storage.site import Site, known_sites
 from storage.tokens import read_part_counts
 from storage.url import Folder
 from storage.value import decode_signed, signed
@@ -142,6 +142,12 @@ class Segment:
         """Fold the marks and make the site readable."""
         (self.folder / f"done/{site}").settle()
         marks = self.marks(site)
+        self._check_shards(site, marks)
+        if self.described(site) != shape:
+            raise RunError(
+                f"{self.array(site) / 'zarr.json'} is not the metadata of this array: it was damaged, or written by "
+                "another zarr; remove it and run again"
+            )
         seal = Seal(
             site=str(site),
             layout=shape,
@@ -153,18 +159,30 @@ class Segment:
         self.folder.create(seal_name(site), signed(seal))
         return seal
 
+    def _check_shards(self, site: Site, marks: Sequence[Mark]) -> None:
+        """A repair that was killed may have taken a shard away, and not its mark yet."""
+        there = frozenset(self.array(site).names())
+        lost = [key(shard.shard) for mark in marks for shard in mark.shards if key(shard.shard) not in there]
+        if lost:
+            raise RunError(
+                f"{self.array(site)} lacks {', '.join(lost)}, which marks vouch for: `garner repair` it, and run again"
+            )
+
     @cached_property
     def sealed(self) -> frozenset[Site]:
         """Sites that can be read."""
-        names = self.folder.names("sealed")
-        return frozenset(Site.parse(name.removesuffix(".json")) for name in names if name.endswith(".json"))
+        names = [name.removesuffix(".json") for name in self.folder.names("sealed") if name.endswith(".json")]
+        return frozenset(known_sites(names))
 
     def read_seal(self, site: Site) -> Seal:
         """The seal of a readable site."""
         return self._record(seal_name(site), Seal)
 
     def _record(self, name: str, kind: type[T]) -> T:
-        return decode_signed(self.folder.read(name), kind, str(self.folder / name))
+        data = self.folder.find(name)
+        if data is None:
+            raise RunError(f"{self.folder / name} is lost; `garner verify` says what else is")
+        return decode_signed(data, kind, str(self.folder / name))
 
 
 def part_name(part: int) -> str:

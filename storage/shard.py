@@ -39,10 +39,12 @@ def key(shard: int) -> str:
     return f"c.{shard}.0"
 
 
-def empty_rows(layout: Layout, shard: int) -> np.ndarray:
-    """A buffer for the shard's stored rows, [R, W]; what pads it to whole chunks holds the fill value."""
+def empty_rows(layout: Layout, shard: int, spare: list[np.ndarray] | None = None) -> np.ndarray:
+    """A buffer for the shard's stored rows, [R, W], or one of `spare` that fits; its padding holds the fill value."""
     first, stop = layout.shard_range(shard)
-    x_RW = np.empty((layout.chunks_in(shard) * layout.rows_per_chunk, layout.width), stored(layout.dtype))
+    shape = layout.chunks_in(shard) * layout.rows_per_chunk, layout.width
+    fitting = [n for n, one in enumerate(spare or ()) if (one.shape, one.dtype) == (shape, stored(layout.dtype))]
+    x_RW = spare.pop(fitting[0]) if spare and fitting else np.empty(shape, stored(layout.dtype))
     x_RW[stop - first :] = fill(layout.dtype)
     return x_RW
 
@@ -78,12 +80,14 @@ def adopt(folder: Folder, layout: Layout, shard: int) -> tuple[ShardMark, Moment
     folder.settle()
     data = folder.read(key(shard))
     found = parse(layout, shard, data)
-    if found is None:
+    try:
+        x_RW = np.concatenate([decompressed(layout, chunk) for chunk in found or ()])
+    except (ValueError, RuntimeError) as error:  # no chunk, or none that zstd knows
         raise RunError(
             f"{folder / key(shard)} is not a whole shard ({len(data)} bytes); no writer of ours leaves such an "
             "object, so delete it and run again"
-        )
-    x_RW = np.concatenate([decompressed(layout, chunk) for chunk in found])
+        ) from error
+    assert found is not None
     return _mark(layout, shard, found, data[sum(map(len, found)) :]), _moments(layout, shard, x_RW)
 
 

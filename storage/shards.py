@@ -4,10 +4,12 @@ Every inner chunk is checked before a row of it is given out. R: rows of a shard
 """
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, pairwise, zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,8 @@ from storage.url import Folder
 
 _FETCHED = 32 * 2**20
 """Bytes fetched together; what a large read holds beside its result is twice that."""
+_MAPS = 256
+"""Shards of one site mapped at once: each map holds a file descriptor, of which a process often has 1,024."""
 _RUN = 4
 """Most neighbouring chunks of one ranged read; a long range is cut, so that several connections share it."""
 
@@ -33,9 +37,16 @@ class Shards:
         self.folder = folder
         self.layout = seal.layout
         self._marks, self._mirror = seal.shards, mirror
-        self._objects: dict[int, np.ndarray] = {}
+        self._objects: OrderedDict[int, np.ndarray] = OrderedDict()
         self._checked = [np.zeros(len(mark.chunks), dtype=bool) for mark in seal.shards]
         self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without maps and lock, so that a reader can be sent to another process."""
+        return {name: value for name, value in vars(self).items() if name not in ("_objects", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _objects=OrderedDict(), _lock=threading.Lock())
 
     @property
     def at_hand(self) -> bool:
@@ -123,7 +134,13 @@ class Shards:
         spans = [(shard, *self._extent(shard, run)) for shard, run in runs]
         if self.at_hand:
             return [self._object(shard)[a:b].data for shard, a, b in spans]
-        return self.folder.ranges([(key(shard), a, b) for shard, a, b in spans])
+        try:
+            return self.folder.ranges([(key(shard), a, b) for shard, a, b in spans])
+        except FileNotFoundError as error:
+            shards = ", ".join(key(shard) for shard in sorted({shard for shard, *_ in spans}))
+            raise RunError(
+                f"{self.folder}: one of {shards} is lost; `garner verify` names it, `garner repair` makes it again"
+            ) from error
 
     def _extent(self, shard: int, run: range) -> tuple[int, int]:
         """Byte range of a run of chunks in its object."""
@@ -149,12 +166,37 @@ class Shards:
     def _object(self, shard: int) -> np.ndarray:
         """The map of a shard's whole object, uint8; its length and index are checked before it is trusted."""
         with self._lock:
-            if shard not in self._objects:
-                self._objects[shard] = self._mapped(shard)
-            return self._objects[shard]
+            found = self._objects.get(shard)
+        if found is None:  # outside the lock: a mirror may have to fetch it
+            found = self._opened(shard)
+        with self._lock:
+            self._objects[shard] = found
+            self._objects.move_to_end(shard)
+            while len(self._objects) > _MAPS:
+                self._objects.popitem(last=False)
+        return found
 
-    def _mapped(self, shard: int) -> np.ndarray:
-        mark, path = self._marks[shard], self._file(shard)
+    def _opened(self, shard: int) -> np.ndarray:
+        """The map of the shard; a mirrored copy is checked whole, and fetched again if it was spoilt meanwhile."""
+        if self.folder.local is not None:
+            return self._map(shard, self.folder.local / key(shard))
+        assert self._mirror is not None
+        path = self.folder.kept(key(shard), self._mirror)
+        try:
+            return self._whole(shard, path)
+        except RunError:
+            path.unlink(missing_ok=True)
+            return self._whole(shard, self.folder.kept(key(shard), self._mirror))
+
+    def _whole(self, shard: int, path: Path) -> np.ndarray:
+        data, at = self._map(shard, path), 0
+        for chunk, size in enumerate(lengths(self.layout, self._marks[shard])):
+            self._compare(shard, chunk, data[at : at + size])
+            at += size
+        return data
+
+    def _map(self, shard: int, path: Path) -> np.ndarray:
+        mark = self._marks[shard]
         try:
             data = np.memmap(path, dtype=np.uint8, mode="c")
         except (FileNotFoundError, ValueError) as error:
@@ -168,12 +210,6 @@ class Shards:
                 "`garner repair` makes it again"
             )
         return data
-
-    def _file(self, shard: int) -> Path:
-        if self.folder.local is not None:
-            return self.folder.local / key(shard)
-        assert self._mirror is not None
-        return self.folder.kept(key(shard), self._mirror)
 
     def _check(self, shard: int, chunks: Sequence[int]) -> None:
         """Compare the checksums of mapped chunks that are touched for the first time."""

@@ -51,7 +51,7 @@ class Source(Protocol):
     @property
     def shape(self) -> tuple[int, int]: ...
     @property
-    def chunk(self) -> int: ...
+    def edges(self) -> np.ndarray: ...
     @property
     def row_bytes(self) -> int: ...
     def room(self, rows: int) -> np.ndarray: ...
@@ -73,7 +73,8 @@ class _Window(NamedTuple):
 class Shuffled(Generic[Batch]):
     """Iterates batches x_BD, or (rows_B, x_BD) with `with_rows`; the last batch of an epoch may be shorter.
 
-    `keep` is a bool mask over rows. Of `world_size` ranks, each yields other rows, and together they yield all.
+    It goes through its rows once: make another to go through them again. `keep` is a bool mask over rows. Of
+    `world_size` ranks, each yields other rows, and together they yield all.
     `position` after any batch, given to a new reader with the same arguments, makes it continue behind that batch.
     """
 
@@ -89,8 +90,8 @@ class Shuffled(Generic[Batch]):
         self.position = order.get("position", Position())
         self._source, self._keep, self._with_rows = source, keep, with_rows
         self._batch, self._seed, self._epochs = batch, order.get("seed", 0), order.get("epochs", 1)
-        self._edges = np.minimum(np.arange(0, n_rows + source.chunk, source.chunk), n_rows)
-        self._drawn = np.diff(self._edges) if keep is None else _counts(keep, source.chunk)
+        self._edges = source.edges
+        self._drawn = np.diff(self._edges) if keep is None else _counts(keep, self._edges)
         self._per_window = _blocks_per_window(source)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -139,7 +140,7 @@ class Shuffled(Generic[Batch]):
         with ThreadPoolExecutor(1, thread_name_prefix="garner-read") as pool:
             coming: Future[_Window] | None = None
             for number in range(first, len(windows)):
-                following = pool.submit(self._load, epoch, number, windows[number], buffers[number % 2])
+                following = pool.submit(self._load, epoch, number, windows[number], buffers[(number - first) % 2])
                 if coming is not None:
                     yield coming.result()
                 coming = following
@@ -161,14 +162,14 @@ class Shuffled(Generic[Batch]):
         return np.concatenate([np.zeros(0, np.int64), *pieces])
 
 
-def _counts(keep_N: np.ndarray, size: int) -> np.ndarray:
-    """Kept rows of every block of `size` rows, int64."""
-    return np.add.reduceat(keep_N, np.arange(0, len(keep_N), size), dtype=np.int64) if len(keep_N) else np.zeros(0, int)
+def _counts(keep_N: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Kept rows of every block, int64."""
+    return np.add.reduceat(keep_N, edges[:-1], dtype=np.int64) if len(keep_N) else np.zeros(0, np.int64)
 
 
 def _blocks_per_window(source: Source) -> int:
     rows = min(WINDOW_ROWS, max(WINDOW_BYTES // max(source.row_bytes, 1), 1))
-    return max(rows // source.chunk, 1)
+    return max(rows // max(int(np.diff(source.edges).max(initial=1)), 1), 1)
 
 
 def _locate(lengths: Sequence[int], row: int) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """Where in a model a hidden state is read: `Site("resid", 6)`, written `resid.6`."""
 
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import total_ordering
 from typing import Final, Literal, Self, cast
 
@@ -105,6 +107,13 @@ class Site:
             f"unknown site {text!r}: write embed, resid.L, attn.L, mlp.L, unembed, mass.<span>.L, logits.<set> or "
             "module:<path> (L counts blocks from 0)"
         )
+
+
+def known_sites(names: Iterable[str]) -> Iterator[Site]:
+    """The sites among the names of files or folders; a later garner may have kinds that this one does not know."""
+    for name in names:
+        with suppress(ValueError):
+            yield Site.parse(name)
 
 
 def stored_dtype(site: Site, dtype: DtypeName) -> DtypeName:

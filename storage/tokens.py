@@ -87,7 +87,9 @@ def read_part(folder: Folder, part: Part, columns: Sequence[str] | None = None) 
     """The lines of one part, once its bytes are known to be those that the plan describes."""
     import pyarrow.parquet as pq
 
-    data = folder.read(part.path)
+    data = folder.find(part.path)
+    if data is None:
+        raise RunError(f"{folder / part.path} is lost: bring back a copy, or remove the cache and run its recipe")
     if google_crc32c.value(data) != part.crc32c:
         raise RunError(f"{folder / part.path} is damaged: its checksum is not the one in plan.json")
     return pq.read_table(io.BytesIO(data), columns=None if columns is None else list(columns))

@@ -12,7 +12,7 @@ from storage.layout import Layout
 from storage.manifest import Seal
 from storage.segment import Segment, group_metadata, mark_name, seal_name
 from storage.shard import ShardMark, checksum, decompressed, key, parse
-from storage.site import Site
+from storage.site import Site, known_sites
 from storage.url import Folder
 from storage.value import Value, unsigned
 
@@ -50,14 +50,23 @@ class Checked(Value):
 def verify(cache: Cache) -> Iterator[Checked]:
     """Re-read every object of the cache (cache.json was checked when it was opened); yields as it goes."""
     loose = [(cache.folder / kind, name) for kind in ("certificates", "sets") for name in cache.folder.names(kind)]
-    yield Checked(what="records", findings=tuple(_damaged(loose)))
+    yield Checked(what="records", findings=(*_damaged(loose), *_lost_sets(cache)))
     for segment in cache.segments:
         findings = tuple(_damaged((segment.folder, name) for name in ("files.json", "plan.json")))
+        if segment.sealed and not segment.planned:
+            findings += (Finding(folder=segment.folder.url, name="plan.json", problem="is not there"),)
         yield Checked(what="records", segment=segment.number, findings=findings)
         if segment.planned and not findings:
             yield _tokens(segment)
             for site in _sites(segment):
                 yield _site(segment, site)
+
+
+def _lost_sets(cache: Cache) -> Iterator[Finding]:
+    """Sets without which nobody knows which tokens' logits a site holds."""
+    sealed = {site.path for segment in cache.segments for site in segment.sealed if site.kind == "logits"}
+    for name in sorted(sealed - {name.removesuffix(".json") for name in cache.folder.names("sets")}):
+        yield Finding(folder=f"{cache.folder}/sets", name=f"{name}.json", problem="is not there")
 
 
 def _damaged(objects: Iterable[tuple[Folder, str]]) -> Iterator[Finding]:
@@ -96,7 +105,7 @@ def _tokens(segment: Segment) -> Checked:
 
 def _sites(segment: Segment) -> list[Site]:
     """Every site that has a mark or a seal."""
-    return sorted({Site.parse(name) for name in segment.folder.names("done")} | segment.sealed)
+    return sorted({*known_sites(segment.folder.names("done")), *segment.sealed})
 
 
 def _site(segment: Segment, site: Site) -> Checked:

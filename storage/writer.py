@@ -25,18 +25,27 @@ class UnitWriter:
     Shards that an earlier attempt left whole are adopted, not made again: `missing` says which rows are wanted.
     """
 
-    def __init__(self, segment: Segment, site: Site, layout: Layout, unit: int, executor: Executor) -> None:
-        self.site = site
+    def __init__(
+        self,
+        segment: Segment,
+        site: Site,
+        layout: Layout,
+        unit: int,
+        executor: Executor,
+        spare: list[np.ndarray],
+    ) -> None:
+        """`spare` keeps buffers from one unit to the next: fresh memory costs as much time as writing it."""
+        self.site, self._spare = site, spare
         self._segment, self._layout, self._unit = segment, layout, unit
         self._executor = executor
         self._started = time.monotonic()
         self._folder = segment.array(site)
         shards = layout.shards_within(*segment.plan.unit_range(unit))
-        there = frozenset(self._folder.names())
-        self._left = {s: _length(layout, s) for s in shards if key(s) not in there}
+        there = {s for s in shards if self._folder.exists(key(s))}
+        self._left = {s: _length(layout, s) for s in shards if s not in there}
         self._buffers: dict[int, np.ndarray] = {}
         self._writing: dict[int, Future[tuple[ShardMark, Moments]]] = {
-            s: executor.submit(adopt, self._folder, layout, s) for s in shards if key(s) in there
+            s: executor.submit(adopt, self._folder, layout, s) for s in there
         }
 
     @property
@@ -54,7 +63,7 @@ class UnitWriter:
             first, last = self._layout.shard_range(shard)
             a, b = max(start, first), min(stop, last)
             if shard not in self._buffers:
-                self._buffers[shard] = empty_rows(self._layout, shard)
+                self._buffers[shard] = empty_rows(self._layout, shard, self._spare)
             self._buffers[shard][a - first : b - first] = encode(self._layout.dtype, x_ND[a - start : b - start])
             self._left[shard] -= b - a
             if self._left[shard] == 0:
@@ -81,7 +90,12 @@ class UnitWriter:
     def _write(self, shard: int) -> None:
         del self._left[shard]
         _await_all_but(list(self._writing.values()), _WRITING - 1)
-        self._writing[shard] = self._executor.submit(write, self._folder, self._layout, shard, self._buffers.pop(shard))
+        self._writing[shard] = self._executor.submit(self._written, shard, self._buffers.pop(shard))
+
+    def _written(self, shard: int, x_RW: np.ndarray) -> tuple[ShardMark, Moments]:
+        done = write(self._folder, self._layout, shard, x_RW)
+        self._spare.append(x_RW)
+        return done
 
 
 def _length(layout: Layout, shard: int) -> int:

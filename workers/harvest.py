@@ -83,6 +83,7 @@ class Harvester:
         self._spec = spec
         self._segment = Segment(Folder(spec.segment), spec.number)
         self._sequences = Sequences(self._segment)
+        self._spare: list[np.ndarray] = []
         self._lm = load(spec.model, with_head=bool(spec.sets))
         self._processor = (
             images.load_processor(spec.model.source, spec.model.revision) if spec.rows == "patches" else None
@@ -97,7 +98,10 @@ class Harvester:
         started, attempt = time.monotonic(), uuid.uuid4().hex[:12]
         worker = f"{platform.node()}:{os.getpid()}"
         with ThreadPoolExecutor(2, thread_name_prefix="garner-write") as executor:
-            writers = [UnitWriter(self._segment, site, self._layouts[site], task.unit, executor) for site in task.sites]
+            writers = [
+                UnitWriter(self._segment, site, self._layouts[site], task.unit, executor, self._spare)
+                for site in task.sites
+            ]
             tokens = self._fill(task, writers)
             marks = [writer.finish(attempt, worker) for writer in writers]
         return UnitReceipt(

@@ -12,13 +12,13 @@ import numpy as np
 from storage import sets
 from storage.cache import Cache
 from storage.dtype import DtypeName
-from storage.errors import InputError
 from storage.segment import Segment
 from storage.sequences import Sequence as TokenSequence
 from storage.sequences import Sequences
 from storage.site import Site, stored_dtype
 from storage.value import Value, signed
-from workers.model import ModelSpec, inspect
+from workers.confirm import confirm
+from workers.model import ModelSpec
 from workers.truth import Truth
 
 _STEP: dict[DtypeName, float] = {"float32": 0.0, "bfloat16": 2**-8, "float16": 2**-11, "int8": 1 / 254}
@@ -66,15 +66,9 @@ class Certificate(Value):
     sites: tuple[SiteParity, ...]
 
 
-def certify(cache: Cache, source: str, n_sequences: int, seed: int = 0) -> Certificate:
+def certify(cache: Cache, model: str | None, n_sequences: int, seed: int = 0) -> Certificate:
     """Re-run up to `n_sequences` random sequences and compare; the certificate is stored in the cache."""
-    identity = cache.record.identity
-    facts = inspect(source, identity.model.revision or None)
-    if facts.weights != identity.model.weights:
-        raise InputError(
-            f"cache {cache.id} was made by weights {identity.model.weights[:12]}, {source} has {facts.weights[:12]}: "
-            "say where the right model is with --model"
-        )
+    identity, source = cache.record.identity, confirm(cache, model)
     spec = ModelSpec(source=source, revision=identity.model.revision, dtype=identity.model.dtype)
     sample = _sample(cache, n_sequences, seed)
     certificate = Certificate(

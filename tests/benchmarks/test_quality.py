@@ -9,7 +9,6 @@ from benchmarks import quality
 def small(monkeypatch):
     """A corpus of sixteen windows."""
     monkeypatch.setattr(quality, "_ROWS", 2**21)
-    monkeypatch.setattr(quality._Numbers, "shape", (2**21, 1))
 
 
 @pytest.mark.parametrize("length", [64, 256, 1024])

@@ -7,6 +7,7 @@ import argparse
 import os
 import random
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,15 +30,18 @@ def main() -> int:
     parser.add_argument("--only", default="", help="scenarios whose name holds this")
     chosen = parser.parse_args()
     os.environ.update(ENVIRONMENT)
-    print(f"seed {chosen.seed}: repeat with --seed {chosen.seed}", flush=True)
+    _say(f"seed {chosen.seed}: repeat with --seed {chosen.seed}")
     base, outcomes = Path(tempfile.mkdtemp(prefix="garner-chaos-")), []
     with ExitStack() as stack:
         for name, scenario in scenarios(base, chosen.share, stack):
             if chosen.only.lower() in name.lower():
                 outcomes.append(scenario(random.Random(f"{chosen.seed} {name}")))
-                print(f"{name}: {outcomes[-1].kills} kills, {len(outcomes[-1].problems)} problems", flush=True)
-    print(table(outcomes))
-    return 1 if any(one.problems for one in outcomes) else 0
+                _say(f"{name}: {outcomes[-1].kills} kills, {len(outcomes[-1].problems)} problems")
+    _say(table(outcomes))
+    if any(one.problems for one in outcomes):
+        return 1
+    shutil.rmtree(base)
+    return 0
 
 
 def scenarios(base: Path, share: float, stack: ExitStack) -> Iterator[tuple[str, Scenario]]:
@@ -52,7 +56,7 @@ def scenarios(base: Path, share: float, stack: ExitStack) -> Iterator[tuple[str,
     yield from _commands(whole, share)
     yield from _disks(fine, share)
     if server.missing():
-        print(f"S3 left out: {', '.join(server.missing())} not found: {server.INSTALL}")
+        _say(f"S3 left out: {', '.join(server.missing())} not found: {server.INSTALL}")
         return
     yield from _buckets(world.make(worlds["bucket"], files=2), share, stack)
 
@@ -91,10 +95,10 @@ def _disks(fine: world.World, share: float) -> Iterator[tuple[str, Scenario]]:
     if disk.can_mount():
         yield "disk full", lambda dice: disk.full_disks(fine, _of(8, share), dice)
     else:
-        print("disk full left out: only root may mount a small file system")
+        _say("disk full left out: only root may mount a small file system")
     yield "read-only lake", lambda dice: disk.read_only(fine)
     if powercut.missing():
-        print(f"power cuts left out: {powercut.missing()}")
+        _say(f"power cuts left out: {powercut.missing()}")
     else:
         yield "power cuts", lambda dice: powercut.power_cuts(fine, _of(20, share), _of(24, share), dice)
 
@@ -113,6 +117,11 @@ def _buckets(small: world.World, share: float, stack: ExitStack) -> Iterator[tup
                 name, small, _of(count, share), dice, store, storm, rivals
             ),
         )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _of(count: int, share: float) -> int:

@@ -1,4 +1,4 @@
-"""Drivers killed over a lake in a bucket, each at a request of its own: before the server hears of it, or as it does."""
+"""Drivers killed over a lake in a bucket, each at a request: before the server hears of it, or as it does."""
 
 import itertools
 import random
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tests.chaos.drivers import Forked, Storage
 from tests.chaos.outcome import Outcome
 from tests.chaos.world import World, kind_of
-from tests.s3.proxy import Choose, Fault, Proxy, Refuse, _Handler, proxied, scripted, stormy
+from tests.s3.proxy import Choose, Fault, Proxy, Refuse, proxied, scripted, stormy
 from tests.s3.server import Server
 
 _LIFE = 40
@@ -58,22 +58,13 @@ def killed_over_s3(
     return outcome.close()
 
 
-class _Whole(_Handler):
-    """Passes no body on of which a dying client sent a part: a server that heard it itself would refuse it."""
-
-    def ask(self, body):
-        if len(body) < int(self.headers.get("Content-Length", 0)):
-            raise ConnectionError(f"{len(body)} bytes came of {self.headers['Content-Length']}")
-        return super().ask(body)
-
-
 @contextmanager
 def weather(server: Server, storm: float, dice: random.Random) -> Iterator[tuple[Proxy, Trap]]:
     """A proxy with a trap, and a share of faults of every kind."""
     spoil = stormy(storm, seed=dice.randrange(10**6), hang=0.5) if storm else scripted()
     trap = Trap(spoil, dice)
     with proxied(server.endpoint) as proxy:
-        proxy.choose, proxy._server.RequestHandlerClass = trap, _Whole
+        proxy.choose = trap
         yield proxy, trap
 
 

@@ -1,4 +1,4 @@
-"""Drivers to be killed: `garner` in a process of its own, forked from one that has imported everything, or started anew.
+"""Drivers to be killed: `garner` in a process forked from one that has imported everything, or started anew.
 
 A fork saves the seconds of importing torch, so that a minute has some hundred kills; it is killed as any other process.
 """
@@ -89,7 +89,7 @@ class Started:
 
     def __init__(self, arguments: Sequence[str], whole: bool) -> None:
         self._whole = whole
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  `forget` closes it
         self._below = set[int]()
         command = [sys.executable, "-m", "pipeline", *arguments]
         self._process = subprocess.Popen(

@@ -73,7 +73,10 @@ def fell(
     """Whether the driver was killed by us at its moment, alive; False if it came to its end before."""
     until = time.monotonic() + PATIENCE
     while driver.alive:
-        if when(*look()) or time.monotonic() > until:
+        if time.monotonic() > until:
+            driver.kill()
+            raise TimeoutError(f"a driver did not end in {PATIENCE} s: {driver.said[-600:]}")
+        if when(*look()):
             time.sleep(dice.uniform(0, 0.004))
             driver.kill()
             return driver.wait() < 0

@@ -58,7 +58,7 @@ def stage(lake: Path, began: frozenset[str], at: int) -> str:
 
 
 def damage(lake: Path, dice: random.Random) -> None:
-    """One object as a failing disk may leave it; zarr.json stays whole, for without it and the seal no layout is known."""
+    """One object as a failing disk may leave it; zarr.json stays whole: it or the seal must tell the layout."""
     pattern = dice.choice(("sites/*/c.*.0", "sites/*/c.*.0", "done/*/*.json", "sealed/*.json"))
     objects = sorted(path for path in lake.rglob(pattern) if not path.name.startswith("."))
     if not objects:

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.chaos.drivers import ENVIRONMENT, PATIENCE, ROOT
@@ -122,9 +122,7 @@ def _disk(history: Sequence[Call], lake: Path) -> Disk:
 def tear(disk: Disk, lake: Path, torn: Path, dice: random.Random) -> None:
     """A lake as a cut may leave it: of what is not certain any part may be there, or not, or come back."""
     torn.mkdir()
-    share = dice.choice((0.1, 0.25, 0.5))  # where much is lost, records are lost with their data
-    gone = {name for name in sorted(disk.loose) if dice.random() < share}
-    back = {name for name in sorted(disk.lingering) if dice.random() < share}
+    gone, back = _some(disk.loose, dice), _some(disk.lingering, dice)
     for name in sorted(disk.folders):
         if not gone & {name, *map(str, Path(name).parents)}:
             (torn / Path(name).relative_to(lake)).mkdir(parents=True, exist_ok=True)
@@ -134,6 +132,13 @@ def tear(disk: Disk, lake: Path, torn: Path, dice: random.Random) -> None:
             continue
         whole = (lake / target(str(Path(name).relative_to(lake)))).read_bytes() if _is_object(name) else b""
         copy.write_bytes(_part(whole, dice) if disk.files.get(name, name) in disk.unsynced else whole)
+
+
+def _some(names: Iterable[str], dice: random.Random) -> set[str]:
+    """A few of the names, or half: where much is lost, records are lost with their data."""
+    ordered = sorted(names)
+    count = dice.choice((1, 2, 4, len(ordered) // 2))
+    return set(dice.sample(ordered, min(count, len(ordered))))
 
 
 def _is_object(name: str) -> bool:

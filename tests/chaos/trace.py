@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-CALLS = "openat,write,pwrite64,writev,ftruncate,fsync,fdatasync,link,linkat,rename,renameat2,mkdir,mkdirat,unlink,unlinkat,rmdir"
-_LINE = re.compile(r"(\d+) (?:<\.\.\. )?(\w+)(?: resumed>|\()(.*)")
+CALLS = (
+    "openat,write,pwrite64,writev,ftruncate,fsync,fdatasync,link,linkat,rename,renameat2,mkdir,mkdirat,unlink,"
+    "unlinkat,rmdir"
+)
+_LINE = re.compile(r"(\d+) +(?:<\.\.\. )?(\w+)(?: resumed>|\()(.*)")
 _DESCRIPTOR = re.compile(r"\d+<([^>]*)>")
 _NAME = re.compile(r'"([^"]*)"')
 

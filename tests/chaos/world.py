@@ -104,7 +104,7 @@ def _done(arguments: list[str], fine: bool) -> None:
 
 
 def names(lake: Path) -> frozenset[str]:
-    """Everything that is in a lake now, left-overs included; folders are passed over."""
+    """Every name in a lake now, left-overs included; some of folders, which no object is called."""
     return frozenset(str(path.relative_to(lake)) for path in lake.rglob("*") if path.suffix)
 
 

@@ -63,7 +63,7 @@ def _write(segment, site, layout, x_ND):
     segment.create_array(site, layout)
     with ThreadPoolExecutor(1) as executor:
         for unit in range(segment.plan.n_units):
-            writer = UnitWriter(segment, site, layout, unit, executor)
+            writer = UnitWriter(segment, site, layout, unit, executor, [])
             writer.put(0, x_ND)
             writer.finish("attempt", "worker")
     segment.seal(site, layout)

@@ -185,7 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
     def pass_on(self):
         """One request there and its answer back, unless something shall go wrong."""
         proxy = self.server.proxy
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:  # its client died: a server that heard it itself would refuse it
+            self.close_connection = True
+            return
         fault = proxy.note(f"{self.command} {self.path}")
         time.sleep(proxy.latency)
         match fault:

@@ -1,5 +1,7 @@
 """A sealed cache gives back exactly what was written, on disk and in memory, whole, sliced, gathered and shuffled."""
 
+import pickle
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -160,3 +162,43 @@ def test_a_site_that_is_not_there_is_named_with_those_that_are(make_cache):
 
 def test_position_is_a_plain_value():
     assert Position(epoch=1, batch=2) == Position(epoch=1, batch=2)
+
+
+@pytest.mark.parametrize("batch", range(12))
+def test_a_reader_resumes_in_any_of_several_windows(any_lake, monkeypatch, batch):
+    monkeypatch.setattr("storage.layout.CHUNK_BYTES", 2**9)
+    monkeypatch.setattr("storage.shuffle.WINDOW_ROWS", 200)
+    x = np.arange(700.0)[:, None]
+    acts = build_cache(any_lake, {"embed": x}, [documents(60), documents(40)], unit=64).site("embed")
+    whole = [x_BD.tolist() for x_BD in acts.shuffled(64, seed=3)]
+    assert len(whole) == 11
+    rest = acts.shuffled(64, seed=3, position=Position(epoch=0, batch=batch))
+    assert [x_BD.tolist() for x_BD in rest] == whole[batch:]
+
+
+def test_rows_are_asked_for_by_number_or_by_mask_and_nothing_else(make_cache):
+    x = np.arange(70.0)[:, None]
+    acts = make_cache({"embed": x}, documents(10)).site("embed")
+    mask = x[:, 0] % 7 == 3
+    np.testing.assert_array_equal(acts[mask], x[mask])
+    for wrong in (mask[:5], np.array([1.5, 2.0]), np.array([[1, 2]])):
+        with pytest.raises(IndexError, match=r"wanted integers \[n\], or bool \[70\]"):
+            acts[wrong]
+    with pytest.raises(IndexError, match="70 to 70 asked of embed, which has 70"):
+        acts[np.array([70])]
+
+
+def test_a_reader_can_be_sent_to_another_process(tmp_path):
+    x = np.arange(70.0)[:, None]
+    acts = build_cache(Lake(str(tmp_path)), {"embed": x}, [documents(10)]).site("embed")
+    acts[3]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(acts))[:], x)
+
+
+def test_more_shards_than_may_be_mapped_at_once_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("storage.shards._MAPS", 2)
+    x = np.arange(700.0)[:, None]
+    acts = build_cache(Lake(str(tmp_path)), {"embed": x}, [documents(100)], unit=64).site("embed")
+    np.testing.assert_array_equal(acts[:], x)
+    np.testing.assert_array_equal(np.sort(np.concatenate(list(acts.shuffled(64)))[:, 0]), x[:, 0])
+    assert len(acts._shards[0]._objects) == 2
