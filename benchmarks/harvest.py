@@ -21,7 +21,8 @@ from pipeline.recipe import Opened, opened
 from pipeline.run import run, survey
 from storage.lake import Lake
 from storage.sequences import Sequences
-from workers.harvest import Harvester, HarvestSpec, UnitTask, batches, padded
+from workers.batches import batches, padded
+from workers.harvest import Harvester, HarvestSpec, UnitTask
 from workers.model import ModelSpec, load
 
 _TOKENS = 16_384

@@ -3,12 +3,11 @@
 B: sequences of a batch, T: tokens of its longest, d: width of a site, N: rows.
 """
 
-import itertools
 import os
 import platform
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, assert_never
 
@@ -28,6 +27,7 @@ from storage.url import Folder
 from storage.value import Value
 from storage.writer import UnitWriter
 from workers import images
+from workers.batches import batches, kept, merged, padded, touches
 from workers.mass import indicators
 from workers.model import ModelSpec, load
 
@@ -122,7 +122,7 @@ class Harvester:
         if missing:
             unit = self._sequences.touching(*self._segment.plan.unit_range(task.unit))
             for batch in batches(unit, self._segment.plan.window, self._spec.batch_tokens):
-                if any(_touches(sequence, missing) for sequence in batch):
+                if any(touches(sequence, missing) for sequence in batch):
                     self._run(batch, writers)
                     tokens += sum(len(sequence.input_ids) for sequence in batch)
         return tokens
@@ -205,60 +205,3 @@ class Harvester:
             f"site {site}, document {document!r}: the model gave NaN or infinity; mend the model or the document, "
             "or set nonfinite = true for this cache to keep such rows"
         )
-
-
-def batches(sequences: Iterable[TokenSequence], window: int, tokens: int) -> Iterator[list[TokenSequence]]:
-    """Batches of similar lengths: those that begin in one window of rows are sorted, then cut by padded size."""
-    for _, run in itertools.groupby(sequences, lambda sequence: sequence.start // window):
-        yield from _cut(run, tokens)
-
-
-def _cut(run: Iterable[TokenSequence], tokens: int) -> Iterator[list[TokenSequence]]:
-    batch: list[TokenSequence] = []
-    for sequence in sorted(run, key=lambda one: (-len(one.input_ids), one.start)):
-        longest = len(batch[0].input_ids) if batch else 0
-        if batch and (len(batch) + 1) * longest > tokens:
-            yield batch
-            batch = []
-        batch.append(sequence)
-    if batch:
-        yield batch
-
-
-def padded(batch: Sequence[TokenSequence], lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, int64 [B, T], padded at the right, where no real token can see it.
-
-    Each sequence is padded with its own first token: a mask multiplies by 0, which leaves the NaN of a token that the
-    sequence does not hold.
-    """
-    ids_BT = np.array([[sequence.input_ids[0]] for sequence in batch], dtype=np.int64).repeat(
-        int(lengths.max()), axis=1
-    )
-    for row_T, sequence in zip(ids_BT, batch, strict=True):
-        row_T[: len(sequence.input_ids)] = sequence.input_ids
-    mask_BT = (torch.arange(ids_BT.shape[1]) < lengths[:, None]).long()
-    return torch.from_numpy(ids_BT), mask_BT
-
-
-def kept(batch: Sequence[TokenSequence], mask_BT: Tensor) -> Tensor:
-    """Which tokens of a padded batch are rows, bool [B, T]: those of the mask, or what is selected of them."""
-    kept_BT = mask_BT.bool()
-    for kept_T, sequence in zip(kept_BT, batch, strict=True):
-        if sequence.rows is not None:
-            kept_T.zero_()[torch.from_numpy(sequence.rows).long()] = True
-    return kept_BT
-
-
-def _touches(sequence: TokenSequence, ranges: Sequence[tuple[int, int]]) -> bool:
-    return any(sequence.start < stop and sequence.start + sequence.n_rows > first for first, stop in ranges)
-
-
-def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The union of row ranges, as disjoint ranges in order."""
-    joined: list[tuple[int, int]] = []
-    for first, stop in sorted(ranges):
-        if joined and first <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
-        else:
-            joined.append((first, stop))
-    return joined

@@ -17,7 +17,7 @@ from storage.sequences import Sequence as TokenSequence
 from storage.site import FIRST, Site
 from storage.tokens import ROLES
 from workers import checkpoint, images
-from workers.harvest import padded
+from workers.batches import padded
 from workers.mass import Attention
 from workers.model import ModelSpec, load, load_weights
 from workers.sketch import sketch
