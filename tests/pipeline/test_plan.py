@@ -63,7 +63,8 @@ def test_a_step_is_done_when_everything_of_it_is_there(world):
         )
 
     whole = SegmentState(
-        number=0, files=1, rows=1000, rows_per_unit=128, units=8, done={}, sealed=("embed", "resid.0")
+        number=0, files=1, rows=1000, rows_per_unit=128, units=8, done={}, sealed=("embed", "resid.0"),
+            part=1, shard_bytes=2**26, compress="none",
     )  # fmt: skip
     half = msgspec.structs.replace(whole, number=1, done={"embed": 8, "resid.0": 3}, sealed=("embed",))
     unread = msgspec.structs.replace(whole, number=1, rows=None, units=0, sealed=())
