@@ -72,7 +72,7 @@ def check(where: str, memory: Memory, workers: int) -> None:
     wanted, there = (memory.shards + memory.weights) * workers, machine()
     if wanted > there:
         raise InputError(
-            f"{where}: {workers} workers hold {memory.shards / 2**20:,.0f} MiB of shards and "
+            f"{where}: {workers} workers would hold {memory.shards / 2**20:,.0f} MiB of shards and "
             f"{memory.weights / 2**20:,.0f} MiB of weights each, and this machine has {there / 2**20:,.0f} MiB: "
             "set a smaller shard for this cache, or fewer pool.workers"
         )

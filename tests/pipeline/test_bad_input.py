@@ -496,3 +496,14 @@ def test_the_command_itself_says_one_line_and_ends_with_2(world):
     assert run.stdout == ""
     assert run.stderr.startswith("garner: caches.tiny: ")
     assert run.stderr.count("\n") == 1
+
+
+# --- the machine
+
+
+def test_shards_that_do_not_fit_this_machines_memory_are_refused(refused):
+    refused(
+        "caches.tiny.unit=68719476736",
+        "caches.tiny.shard=100000000",
+        says=("caches.tiny: 1 workers would hold", "MiB of shards", "this machine has", "set a smaller shard"),
+    )
