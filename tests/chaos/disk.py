@@ -17,9 +17,14 @@ from tests.pipeline import tiny
 _MIB = 2**20
 
 
+def is_root() -> bool:
+    """Whether modes do not hold this process."""
+    return os.geteuid() == 0
+
+
 def can_mount() -> bool:
     """Whether this process may mount a small file system."""
-    return os.geteuid() == 0 and not subprocess.run(["unshare", "--mount", "true"], check=False).returncode
+    return is_root() and not subprocess.run(["unshare", "--mount", "true"], check=False).returncode
 
 
 @contextmanager
@@ -74,7 +79,7 @@ def read_only(world: World) -> Outcome:
     """Everything that only reads works on a lake that may only be read; a run with something to make is refused."""
     outcome, lake = Outcome("read-only lake"), world.base / "read-only"
     shutil.copytree(world.base / "undisturbed", lake)
-    how = "a read-only mount" if os.geteuid() == 0 else "modes"
+    how = "a read-only mount" if is_root() else "modes"
     outcome.note = f"({how})"
     with _unwritable(lake):
         before = _everything(lake)
@@ -114,7 +119,7 @@ def _unrefused(world: World, lake: Path) -> list[str]:
 @contextmanager
 def _unwritable(lake: Path) -> Iterator[None]:
     """By a mount for root, whom modes do not hold."""
-    if os.geteuid() == 0:
+    if is_root():
         _mount("--bind", str(lake), str(lake))
         _mount("-o", "remount,ro,bind", str(lake))
         try:

@@ -25,7 +25,10 @@ _SHOWN = 5
 
 def missing() -> str:
     """Why there can be no trace; empty if there can."""
-    return "" if shutil.which("strace") else "strace not found: apt-get install strace"
+    if not shutil.which("strace"):
+        return "strace not found: apt-get install strace"
+    traced = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, check=False)
+    return "strace may not trace here" if traced.returncode else ""
 
 
 def power_cuts(world: World, deaths: int, cuts: int, dice: random.Random) -> Outcome:
