@@ -8,12 +8,12 @@ import msgspec
 
 from pipeline import sites, survey
 from pipeline import tokenisation as tokenisations
-from pipeline.corpus import name
+from pipeline.corpus import Corpus, name
 from pipeline.memory import Memory, Model, largest_part, of_harvest
 from pipeline.recipe import CacheTable, ModelTable, Opened
 from storage.advice import suggestion
 from storage.cache import Cache, unseen
-from storage.dtype import logical
+from storage.dtype import DtypeName, logical
 from storage.errors import InputError
 from storage.lake import Lake
 from storage.layout import Compress, Layout, layout, shard_bytes
@@ -125,15 +125,7 @@ def _cache_facts(
     facts = models.inspect(source, model.revision)
     tokenisation = tokenisations.canonical(table, corpus, facts, where)
     sets, widths = sites.resolve(table, facts, tokenisation["kind"], where)
-    identity = CacheIdentity(
-        model=ModelIdentity(
-            name=facts.name, revision=facts.revision, weights=facts.weights, config=facts.config, dtype=model.dtype
-        ),
-        tokenizer=facts.tokenizer + facts.processor,
-        corpus=msgspec.to_builtins(corpus),
-        tokenisation=tokenisation,
-        dtype=table.dtype,
-    )
+    identity = _identity(facts, model, corpus, tokenisation, table.dtype)
     record = make_record(f"{facts.name}.{name(corpus)}", identity, {"model": source, "revision": facts.revision})
     held = lake.find(record)
     files = _with_digests(files, held)
@@ -155,6 +147,21 @@ def _cache_facts(
         for one, tokens in sets.items():
             check(held.folder, one, tokens)
     return found
+
+
+def _identity(
+    facts: Any, model: ModelTable, corpus: Corpus, tokenisation: dict[str, Any], dtype: DtypeName
+) -> CacheIdentity:
+    """All that changes the numbers of the cache."""
+    return CacheIdentity(
+        model=ModelIdentity(
+            name=facts.name, revision=facts.revision, weights=facts.weights, config=facts.config, dtype=model.dtype
+        ),
+        tokenizer=facts.tokenizer + facts.processor,
+        corpus=msgspec.to_builtins(corpus),
+        tokenisation=tokenisation,
+        dtype=dtype,
+    )
 
 
 def _memory(facts: CacheFacts, table: CacheTable, model: Any, batch_tokens: int) -> Memory:

@@ -84,8 +84,8 @@ def _certificates(cache: Cache, found: list[Finding]) -> Iterator[str]:
 def _mend(cache: Cache, segment: Segment, checked: list[Checked], model: str | None, table: PoolTable) -> Iterator[str]:
     """Mend the sites of one segment in one pass; what could stop that is looked at before anything is removed."""
     damaged = {Site.parse(one.what): one.findings for one in checked}
-    kept = any(_nonfinite(segment, site) for site in damaged)
-    spec = _spec(cache, segment, {site: layout_of(segment, site).d for site in damaged}, model, table, kept)
+    nonfinite = any(_nonfinite(segment, site) for site in damaged)
+    spec = _spec(cache, segment, {site: layout_of(segment, site).d for site in damaged}, model, table, nonfinite)
     for site, found in damaged.items():
         shards = take_away(segment, site, found)
         listed = f" ({', '.join(map(key, shards))})" if shards else ""
@@ -99,7 +99,7 @@ def _nonfinite(segment: Segment, site: Site) -> bool:
     """Whether rows that are not finite may be kept: as they were, or where the seal that would say is lost."""
     try:
         return segment.read_seal(site).moments.nonfinite > 0
-    except (RunError, FileNotFoundError):
+    except RunError:
         return True
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from storage.cache import Cache
 from storage.dtype import decode
-from storage.errors import GarnerError
+from storage.errors import GarnerError, RunError
 from storage.layout import Layout
 from storage.manifest import Seal
 from storage.segment import Segment, group_metadata, mark_name, seal_name
@@ -73,17 +73,11 @@ def _damaged(objects: Iterable[tuple[Folder, str]]) -> Iterator[Finding]:
     """Records that are there and not as they were written."""
     for folder, name in objects:
         data = folder.find(name)
-        if data is not None and (problem := _refusal(lambda data=data: unsigned(data, "it"))):  # type: ignore[misc]
-            yield Finding(folder=folder.url, name=name, problem=problem)
-
-
-def _refusal(act: Callable[[], object]) -> str:
-    """What `act` is refused for; empty if it is not."""
-    try:
-        act()
-    except (GarnerError, FileNotFoundError) as error:
-        return str(error).partition(";")[0]
-    return ""
+        try:
+            unsigned(data or b"", name)
+        except RunError:
+            if data is not None:
+                yield Finding(folder=folder.url, name=name, problem="does not match its own checksum")
 
 
 def _tokens(segment: Segment) -> Checked:
