@@ -24,6 +24,7 @@ from storage.sequences import Sequences
 from workers.batches import batches, padded
 from workers.harvest import Harvester, HarvestSpec, UnitTask
 from workers.model import ModelSpec, load
+from workers.pool import Place
 
 _TOKENS = 16_384
 _BATCH_TOKENS = 4096
@@ -49,7 +50,7 @@ def speed() -> Result:
         (name,) = Lake(recipe.lake).caches()
         cache = Lake(recipe.lake).cache(name)
         segment, lm = cache.segments[0], load(ModelSpec(source=str(minilm())))
-        harvester = Harvester(_spec(segment.folder.url))
+        harvester = Harvester(_spec(segment.folder.url), Place())
         task = UnitTask(unit=0, sites=cache.sites)
         every = Sequences(segment).touching(0, segment.plan.rows)
         chosen = list(batches(every, segment.plan.window, _BATCH_TOKENS))

@@ -25,10 +25,13 @@ from storage.segment import Segment
 from storage.sets import claim as claim_set
 from storage.site import Site
 from storage.value import Value, convert
-from workers.pool import Pool
+from workers.pool import Needs, Pool
 
 if TYPE_CHECKING:
     from workers.harvest import HarvestSpec
+
+
+CPU_ALONE = Needs(device=False)
 
 
 class CacheRun(Value):
@@ -112,7 +115,7 @@ def _tokenise(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -
     segment.folder.settle()  # another run may have made the claim
     missing = sorted(set(range(len(segment.claimed.parts))) - segment.parts_done())
     meter = progress.meter(f"{run.step.name}: tokens", len(missing), "parts")
-    for _ in pool.map(partial(TokenWorker, spec, partial(readers.read, run.corpus)), missing):
+    for _ in pool.map(partial(TokenWorker, spec, partial(readers.read, run.corpus)), missing, CPU_ALONE):
         meter.advance(1)
     plan = segment.fix()
     meter.close(f"{plan.rows:,} rows of {plan.documents:,} documents")
@@ -132,7 +135,6 @@ def _spec(run: CacheRun, segment: Segment, sites: list[Site]) -> "HarvestSpec":
     model = ModelSpec(
         source=facts.source,
         revision=facts.revision,
-        device="cuda" if run.pool.gpus else "cpu",
         dtype=run.model_dtype,
     )
     return HarvestSpec(

@@ -68,6 +68,24 @@ class CacheTable(Value):
                 raise ValueError(f"site {site} needs its tokens: {_lacking_set(site.path, self.sets)}")
 
 
+class Group(Value):
+    """`[[pool.groups]]`: workers of one kind, where machines differ."""
+
+    workers: Natural = 0
+    """Actors at once; 0 means as many as the cluster has room for."""
+    gpus: Annotated[float, msgspec.Meta(ge=0)] = 0
+    """GPUs per actor, as for the pool."""
+    accelerator: str | None = None
+    """Ray's name of the GPU type, such as A100 or L4."""
+    labels: dict[str, str] = {}
+    """Labels that a node must have, such as market = "spot"."""
+    batch_tokens: Positive | None = None
+    """Most tokens of one forward pass here; the pool's if not given."""
+
+    def __post_init__(self) -> None:
+        _check_gpus(self.gpus)
+
+
 class PoolTable(Value):
     """`[pool]`: where tasks run; never part of any identity."""
 
@@ -78,11 +96,24 @@ class PoolTable(Value):
     workers: Natural = 0
     """Actors at once; 0 means one per GPU asked for, or one per CPU."""
     gpus: Annotated[float, msgspec.Meta(ge=0)] = 0
-    """GPUs per actor; 0 runs on CPU."""
+    """GPUs per actor: a share of one, or whole ones, over which a model of several is spread; 0 runs on CPU."""
+    groups: tuple[Group, ...] = ()
+    """Workers of several kinds, in place of `workers` and `gpus`."""
+    cpu_fallback: bool = False
+    """Whether to run on CPU, with a warning, where no GPU is to be had, instead of refusing or waiting."""
+    timeout: Positive = 7200
+    """Seconds after which a unit is taken from its worker, which is ended, and given to another."""
     batch_tokens: Positive = 8192
     """Most tokens of one forward pass, padding included."""
     mirror: str | None = None
     """Folder of each machine in which jobs keep what they read of a remote lake; without it they fetch it each time."""
+
+    def __post_init__(self) -> None:
+        _check_gpus(self.gpus)
+        if self.groups and (self.workers or self.gpus):
+            raise ValueError("pool has groups, which say workers and gpus for themselves: drop one or the other")
+        if self.groups and self.kind == "local":
+            raise ValueError('pool.groups need kind = "ray": a local pool is this process alone')
 
 
 class Recipe(Value):
@@ -150,6 +181,11 @@ def opened(table: Mapping[str, Any], base: str, title: str) -> Opened:
         _require(cache.model, recipe.models, f"caches.{name}.model", "models")
         _require(cache.corpus, recipe.corpora, f"caches.{name}.corpus", "corpora")
     return Opened(recipe=recipe, base=base, title=title, corpora=corpora)
+
+
+def _check_gpus(gpus: float) -> None:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"gpus is a share of one GPU, or a whole number of them, found {gpus}")
 
 
 def _decode_tables(table: Mapping[str, Any]) -> None:

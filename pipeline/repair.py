@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.harvest import ROWS, harvest
+from pipeline.pools import make_pool
 from pipeline.progress import Progress
 from pipeline.recipe import PoolTable, assign
-from pipeline.run import make_pool
 from pipeline.verify import named
 from storage import sets
 from storage.cache import Cache
@@ -111,7 +111,6 @@ def _spec(
         model=ModelSpec(
             source=confirm(cache, model),
             revision=what.model.revision,
-            device="cuda" if table.gpus else "cpu",
             dtype=what.model.dtype,
         ),
         segment=segment.folder.url,

@@ -10,15 +10,17 @@ from pipeline import memory
 from pipeline.build import CacheRun, build
 from pipeline.facts import Facts, gather
 from pipeline.plan import CacheStep, JobStep, Step, plan, studies
+from pipeline.pools import make_pool
 from pipeline.progress import Progress
-from pipeline.recipe import Opened, PoolTable
+from pipeline.recipe import Opened
 from pipeline.work import JobReceipt, JobTask, JobWorker
 from storage.errors import InputError, RunError
 from storage.lake import Lake
-from workers.pool import LocalPool, Pool
-from workers.ray_environment import decide
+from workers.pool import Needs, Pool
 
 log = logging.getLogger(__name__)
+
+JOBS = Needs(timed=False, copies=False)
 
 
 def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
@@ -56,18 +58,6 @@ def _check_memory(opened: Opened, left: Sequence[Step]) -> None:
             memory.check(f"caches.{step.name}", step.facts.memory, here)
 
 
-def make_pool(table: PoolTable, lake: str) -> Pool:
-    """The pool a recipe asks for; Ray is imported only if it is."""
-    if table.kind == "local":
-        return LocalPool()
-    if lake.startswith("memory://"):
-        raise InputError(f'lake = "{lake}" lives in one process; set [pool] kind = "local", or use a folder')
-    decide(table.address)
-    from workers.ray_pool import RayPool
-
-    return RayPool(table.address, table.workers, table.gpus)
-
-
 def _cache_run(opened: Opened, step: CacheStep) -> CacheRun:
     table = opened.recipe.caches[step.name]
     return CacheRun(
@@ -85,7 +75,7 @@ def _run_jobs(opened: Opened, steps: list[JobStep], pool: Pool, progress: Progre
         return ()
     meter = progress.meter("jobs", len(steps), "jobs")
     receipts = []
-    for receipt in pool.map(JobWorker, [_task(opened, step) for step in steps]):
+    for receipt in pool.map(JobWorker, [_task(opened, step) for step in steps], JOBS):
         meter.advance(1)
         log.info("%s: %s", receipt.name, receipt.error or f"done in {receipt.seconds:.1f} s")
         receipts.append(receipt)
@@ -104,6 +94,5 @@ def _task(opened: Opened, step: JobStep) -> JobTask:
         inputs=step.inputs,
         artifact=step.artifact,
         lake=opened.lake,
-        device="cuda" if opened.recipe.pool.gpus else "cpu",
         mirror=opened.mirror,
     )

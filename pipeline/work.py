@@ -14,6 +14,7 @@ from storage.errors import GarnerError, InputError
 from storage.lake import Lake
 from storage.site import Site
 from storage.value import Value, convert
+from workers.pool import Place
 
 
 class JobTask(Value):
@@ -27,7 +28,6 @@ class JobTask(Value):
     inputs: dict[str, Input]
     artifact: str
     lake: str
-    device: str
     mirror: str | None = None
     """Folder of this machine that keeps what is read of a remote lake."""
 
@@ -51,10 +51,13 @@ class JobReceipt(Value):
 class JobWorker:
     """Runs studies, one per call. A study that fails says so in its receipt, so that others can finish."""
 
+    def __init__(self, place: Place) -> None:
+        self._device = "cpu" if place.device == "cpu" else "cuda"
+
     def __call__(self, task: JobTask) -> JobReceipt:
         """Run one study; safe to repeat, for the first finished record stands."""
         try:
-            return _run(task)
+            return _run(task, self._device)
         except GarnerError as error:
             wrong_input = isinstance(error, InputError)
             return JobReceipt(name=task.name, artifact=task.artifact, error=str(error), wrong_input=wrong_input)
@@ -62,14 +65,14 @@ class JobWorker:
             return JobReceipt(name=task.name, artifact=task.artifact, error=traceback.format_exc())
 
 
-def _run(task: JobTask) -> JobReceipt:
+def _run(task: JobTask, device: str) -> JobReceipt:
     started = time.monotonic()
     module = jobs.load(task.kind)
     config = convert(task.config, module.Config, f"jobs.{task.name}")
     lake = Lake(task.lake, task.mirror)
     caches = {name: _opened(lake, one) for name, one in task.inputs.items()}
     writer = ArtifactWriter(lake.artifact_folder(task.artifact))
-    report = module.run(config, Context(caches, writer, task.device))
+    report = module.run(config, Context(caches, writer, device))
     record = Record(
         kind=task.kind,
         id=task.artifact.rpartition("-")[2],

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, assert_never
 
 import ml_dtypes
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ from workers import images
 from workers.batches import batches, kept, merged, padded, touches
 from workers.mass import indicators
 from workers.model import ModelSpec, load
+from workers.pool import Place
 
 Rows = Literal["tokens", "patches", "entries"]
 """What a row stands for: a token of a text, a patch of an image, an entry of the vocabulary."""
@@ -79,12 +81,13 @@ class UnitReceipt(Value):
 class Harvester:
     """A loaded model that turns units into whole shards; called once per unit."""
 
-    def __init__(self, spec: HarvestSpec) -> None:
+    def __init__(self, spec: HarvestSpec, place: Place) -> None:
         self._spec = spec
+        self._batch_tokens = place.batch_tokens or spec.batch_tokens
         self._segment = Segment(Folder(spec.segment), spec.number)
         self._sequences = Sequences(self._segment)
         self._spare: list[np.ndarray] = []
-        self._lm = load(spec.model, with_head=bool(spec.sets))
+        self._lm = load(msgspec.structs.replace(spec.model, device=place.device), with_head=bool(spec.sets))
         self._processor = (
             images.load_processor(spec.model.source, spec.model.revision) if spec.rows == "patches" else None
         )
@@ -121,7 +124,7 @@ class Harvester:
         tokens = 0
         if missing:
             unit = self._sequences.touching(*self._segment.plan.unit_range(task.unit))
-            for batch in batches(unit, self._segment.plan.window, self._spec.batch_tokens):
+            for batch in batches(unit, self._segment.plan.window, self._batch_tokens):
                 if any(touches(sequence, missing) for sequence in batch):
                     self._run(batch, writers)
                     tokens += sum(len(sequence.input_ids) for sequence in batch)

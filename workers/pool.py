@@ -1,13 +1,51 @@
 """Where tasks run: one `map`, in this process or on Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
+
+from storage.value import Value
 
 Task = TypeVar("Task")
 Receipt = TypeVar("Receipt")
 
-Make = Callable[[], Callable[[Task], Receipt]]
+
+class Place(Value):
+    """Where a worker finds itself."""
+
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    """As torch names it; `auto` spreads a model over all the GPUs that its process sees."""
+    batch_tokens: int | None = None
+    """Most tokens of one forward pass here, where this place has a limit of its own."""
+
+
+Make = Callable[[Place], Callable[[Task], Receipt]]
 """Builds what is called once per task (a loaded model, say); must be picklable, and so must tasks and receipts."""
+
+
+class Needs(Value):
+    """What the tasks of one map need of the machines, and what may be done with them."""
+
+    device: bool = True
+    """Whether a worker takes the share of GPUs that the pool gives; without, it takes one CPU."""
+    timed: bool = True
+    """Whether a task that takes longer than the pool's time-out is given to another worker."""
+    copies: bool = True
+    """Whether a slow task may run twice at once; the first to end counts."""
+
+
+NEEDS = Needs()
+
+
+class Loss(Value):
+    """An attempt that a machine, not the task, spoilt; the task ran again elsewhere."""
+
+    reason: Literal["died", "unreachable", "timeout", "preempted", "slow", "start"]
+    task: str
+    """"" if the worker was lost before it had one."""
+    worker: str
+    """Node and process, as far as they are known."""
+    detail: str = ""
+    """What Ray says of it, in one line."""
 
 
 class Pool(Protocol):
@@ -20,18 +58,27 @@ class Pool(Protocol):
     @property
     def n_workers(self) -> int: ...
 
-    def map(self, make: Make[Task, Receipt], tasks: Sequence[Task]) -> Iterator[Receipt]: ...
+    @property
+    def losses(self) -> Sequence[Loss]:
+        """What was run again, and why, since the pool was made."""
+        ...
+
+    def map(self, make: Make[Task, Receipt], tasks: Sequence[Task], needs: Needs = NEEDS) -> Iterator[Receipt]: ...
 
 
 class LocalPool:
     """This process, one task after the other: for debugging and tests."""
 
     n_workers = 1
+    losses: Sequence[Loss] = ()
 
-    def map(self, make: Make[Task, Receipt], tasks: Sequence[Task]) -> Iterator[Receipt]:
+    def __init__(self, place: Place | None = None) -> None:
+        self._place = place or Place()
+
+    def map(self, make: Make[Task, Receipt], tasks: Sequence[Task], needs: Needs = NEEDS) -> Iterator[Receipt]:
         """Receipts in the order of the tasks."""
         if not tasks:
             return
-        work = make()
+        work = make(self._place if needs.device else Place())
         for task in tasks:
             yield work(task)

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
 
 from storage.errors import GarnerError, RunError
-from workers.pool import Make, Receipt, Task
+from workers.pool import NEEDS, Loss, Make, Needs, Place, Receipt, Task
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +29,15 @@ _MACHINE_FAULTS = (ActorDiedError, ActorUnavailableError, RayActorError, WorkerC
 class _Actor:
     """Builds its worker at the first task, so that an error in building is a task's error and not a death."""
 
-    def __init__(self, make: Make[Any, Any]) -> None:
-        self._make = make
+    def __init__(self, make: Make[Any, Any], place: Place) -> None:
+        self._make, self._place = make, place
         self._work: Any = None
 
     def ready(self) -> None:
         """Returns once the actor has its place on a machine."""
 
     def run(self, task: object) -> object:
-        self._work = self._work or self._make()
+        self._work = self._work or self._make(self._place)
         return self._work(task)
 
 
@@ -48,9 +48,10 @@ class RayPool:
         """`address` is "local" for a Ray of this process's own; `gpus` is the share each worker gets."""
         start(address)
         self._gpus = gpus
+        self.losses: list[Loss] = []
         self.n_workers = n_workers or max(int(_resources().get("GPU" if gpus else "CPU", 1) / (gpus or 1)), 1)
 
-    def map(self, make: Make[Task, Receipt], tasks: Sequence[Task]) -> Iterator[Receipt]:
+    def map(self, make: Make[Task, Receipt], tasks: Sequence[Task], needs: Needs = NEEDS) -> Iterator[Receipt]:
         """Receipts in the order in which tasks end."""
         flight = _Flight(self._spawner(make), min(self.n_workers, len(tasks)), tasks)
         try:
@@ -62,7 +63,8 @@ class RayPool:
     def _spawner(self, make: Make[Any, Any]) -> Any:
         options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
         remote = ray.remote(_Actor).options(enable_task_events=False, **options)
-        return lambda: remote.remote(make)
+        place = Place(device="cuda" if self._gpus else "cpu")
+        return lambda: remote.remote(make, place)
 
 
 class _Flight:

@@ -8,6 +8,7 @@ from storage.tokens import write_part
 from storage.url import Folder
 from storage.value import Value
 from workers.document import Document
+from workers.pool import Place
 from workers.tokens import Tokenisation, Tokeniser
 
 Read = Callable[[Sequence[SourceFile]], Iterable[Document]]
@@ -29,7 +30,7 @@ class TokeniseSpec(Value):
 class TokenWorker:
     """A loaded tokenizer that turns parts of a corpus into the token index; called once per part."""
 
-    def __init__(self, spec: TokeniseSpec, read: Read) -> None:
+    def __init__(self, spec: TokeniseSpec, read: Read, place: Place) -> None:
         self._segment = Segment(Folder(spec.segment), spec.number)
         self._tokeniser = Tokeniser(spec.source, spec.revision or None, spec.tokenisation)
         self._read = read
