@@ -68,6 +68,11 @@ class CacheTable(Value):
                 raise ValueError(f"site {site} needs its tokens: {_lacking_set(site.path, self.sets)}")
 
 
+def _check_gpus(gpus: float) -> None:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"gpus is a share of one GPU, or a whole number of them, found {gpus}")
+
+
 class Group(Value):
     """`[[pool.groups]]`: workers of one kind, where machines differ."""
 
@@ -181,11 +186,6 @@ def opened(table: Mapping[str, Any], base: str, title: str) -> Opened:
         _require(cache.model, recipe.models, f"caches.{name}.model", "models")
         _require(cache.corpus, recipe.corpora, f"caches.{name}.corpus", "corpora")
     return Opened(recipe=recipe, base=base, title=title, corpora=corpora)
-
-
-def _check_gpus(gpus: float) -> None:
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError(f"gpus is a share of one GPU, or a whole number of them, found {gpus}")
 
 
 def _decode_tables(table: Mapping[str, Any]) -> None:
