@@ -52,6 +52,8 @@ class CacheFacts(Value):
     widths: dict[str, int]
     """Width of every site the recipe asks for."""
     segments: tuple[SegmentState, ...]
+    n_claimed: int
+    """Segments there ever were, expired ones too: the number of the next."""
     new_files: tuple[SourceFile, ...]
     """Files that no segment took yet; they will be the next segment."""
     gone: int
@@ -134,6 +136,7 @@ def _cache_facts(
         folder=held.id if held else record.folder,
         widths=widths,
         segments=_segments(held) if held else (),
+        n_claimed=held.n_claimed if held else 0,
         new_files=unseen(held, files) if held else files,
         gone=len(set(held.taken) - {file.path for file in files}) if held else 0,
         source=source,
@@ -241,6 +244,7 @@ def _shared_facts(cache: Cache) -> CacheFacts:
         folder=cache.id,
         widths={str(site): cache.site(site).d for site in cache.sites},
         segments=_segments(cache),
+        n_claimed=cache.n_claimed,
         new_files=(),
         gone=0,
         source=cache.record.made.get("model", ""),

@@ -127,12 +127,14 @@ def _input(read: Read, study: Study, facts: CacheFacts) -> Input:
     named = {str(site) for one in reads for site in one.sites}
     every = not all(one.sites for one in reads)
     sites = tuple(site for site in facts.widths if every or site in named)
-    return Input(cache=facts.folder, segments=segments_to_be(facts), sites=sites)
+    first, stop = window_to_be(facts)
+    return Input(cache=facts.folder, first=first, segments=stop, sites=sites)
 
 
-def segments_to_be(facts: CacheFacts) -> int:
-    """Segments the cache will have when the recipe has run."""
-    return len(facts.segments) + bool(facts.new_files)
+def window_to_be(facts: CacheFacts) -> tuple[int, int]:
+    """Numbers [first, stop) of the segments that the cache will show when the recipe has run."""
+    stop = facts.n_claimed + bool(facts.new_files)
+    return min((segment.number for segment in facts.segments), default=facts.n_claimed), stop
 
 
 def _check_read(study: Study, read: Read, facts: CacheFacts) -> None:
@@ -149,7 +151,7 @@ def _artifact_id(study: Study, inputs: Mapping[str, Input]) -> str:
     config = _renamed(
         msgspec.to_builtins(study.config, enc_hook=str), {name: one.cache for name, one in inputs.items()}
     )
-    seen = sorted((one.cache, one.segments, sorted(one.sites)) for one in inputs.values())
+    seen = sorted((one.cache, one.first, one.segments, sorted(one.sites)) for one in inputs.values())
     return identity({"kind": study.kind, "config": config, "inputs": seen})
 
 

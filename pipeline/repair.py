@@ -40,8 +40,12 @@ def repair(arguments: argparse.Namespace) -> Iterator[str]:
         yield from _certificates(cache, found)
         for number in sorted({one.segment for one in checked if one.segment is not None}):
             some = [one for one in checked if one.segment == number]
-            yield from _mend(cache, cache.segments[number], some, arguments.model, table)
+            yield from _mend(cache, _numbered(cache, number), some, arguments.model, table)
         yield from _unsealed(Cache(cache.folder))
+
+
+def _numbered(cache: Cache, number: int) -> Segment:
+    return next(segment for segment in cache.segments if segment.number == number)
 
 
 def _unsealed(cache: Cache) -> Iterator[str]:

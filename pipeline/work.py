@@ -88,4 +88,4 @@ def _run(task: JobTask, device: str) -> JobReceipt:
 
 
 def _opened(lake: Lake, one: Input) -> Cache:
-    return lake.cache(one.cache).restricted(one.segments, [Site.parse(site) for site in one.sites])
+    return lake.cache(one.cache).restricted(one.first, one.segments, [Site.parse(site) for site in one.sites])

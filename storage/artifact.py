@@ -34,9 +34,11 @@ class Input(Value):
     cache: str
     """The cache's folder name."""
     segments: int
-    """How many of its leading segments were read."""
+    """One past the number of the last segment that was read."""
     sites: tuple[str, ...]
     """Which of its sites were read."""
+    first: int = 0
+    """Number of the first segment that was read."""
 
 
 class Record(Value):
@@ -56,6 +58,10 @@ class Record(Value):
     versions: dict[str, str]
     seconds: float
     """Wall time of the job."""
+    made: dict[str, str] = {}
+    """Who made it, when (UTC) and in which run."""
+    previous: str = ""
+    """The artifact it went on from; "" where it was made from its caches alone."""
     schema: int = SCHEMA
 
 

@@ -8,6 +8,7 @@ from storage.errors import InputError, RunError
 from storage.index import TokenIndex
 from storage.manifest import CacheRecord, SourceFile, read_versioned
 from storage.reader import Activations
+from storage.removal import EXPIRED
 from storage.segment import Segment
 from storage.site import Site
 from storage.url import Folder, proves_exclusive
@@ -22,11 +23,11 @@ class Cache:
     def __init__(
         self,
         folder: Folder,
-        segments: int | None = None,
+        window: tuple[int, int] | None = None,
         sites: Sequence[Site] | None = None,
         mirror: str | None = None,
     ) -> None:
-        """The cache at `folder`; `segments` and `sites` show only so many leading segments, and only those sites.
+        """The cache at `folder`; `window` shows only segments numbered so [first, stop), `sites` only those sites.
 
         `mirror` is a folder of this machine that keeps every shard of a remote cache once it was read.
         """
@@ -34,7 +35,7 @@ class Cache:
         if data is None:
             raise InputError(f"{folder} is not a cache: it has no cache.json")
         self.folder = folder
-        self._n_segments, self._sites, self._mirror = segments, sites, mirror
+        self._window, self._sites, self._mirror = window, sites, mirror
         self.record: CacheRecord = read_versioned(data, CacheRecord, str(folder / "cache.json"))
 
     @property
@@ -44,27 +45,41 @@ class Cache:
 
     @cached_property
     def segments(self) -> tuple[Segment, ...]:
-        """All segments that were claimed, planned or not, in order."""
+        """The segments that were claimed, planned or not, and have not expired, in order."""
+        first, stop = self._window or (0, len(self._claimed))
+        return tuple(one for one, expired in self._claimed if not expired and first <= one.number < stop)
+
+    @cached_property
+    def _claimed(self) -> tuple[tuple[Segment, bool], ...]:
+        """Every segment that was ever claimed, and whether it has expired."""
         numbers = [int(name) for name in self.folder.names("segments") if name.isdigit()]
         every = [Segment(self.folder / f"segments/{number:05d}", number) for number in sorted(numbers)]
-        found = tuple(segment for segment in every if segment.folder.exists("files.json"))
-        for number, segment in enumerate(found):
+        named = [(segment, segment.folder.names()) for segment in every]
+        found = tuple((segment, EXPIRED in names) for segment, names in named if "files.json" in names)
+        for number, (segment, _) in enumerate(found):
             if segment.number != number:
                 raise RunError(
                     f"{self.folder}/segments/{number:05d}/files.json is lost, and later segments are there: bring back "
                     "a copy, for without it rows have other numbers"
                 )
-        return found[: self._n_segments]
+        return found
 
-    def restricted(self, segments: int, sites: Sequence[Site]) -> "Cache":
-        """The same cache with its first `segments` segments and with `sites` only; all of that must be sealed."""
+    @property
+    def n_claimed(self) -> int:
+        """Segments that were ever claimed, expired ones too: the number of the next."""
+        return len(self._claimed)
+
+    def restricted(self, first: int, stop: int, sites: Sequence[Site]) -> "Cache":
+        """The same cache with segments [first, stop) and with `sites` only; all of that must be there and sealed."""
+        shown = Cache(self.folder, (first, stop), sites, self._mirror)
         for site in sites:
-            sealed = len(self.sealed_segments(site))
-            if sealed < segments:
+            sealed = [segment.number for segment in shown.sealed_segments(site)]
+            if sealed != list(range(first, stop)):
                 raise RunError(
-                    f"cache {self.id} has {sealed} segments of {site} where {segments} are wanted: run its recipe"
+                    f"cache {self.id} has segments {sealed} of {site} where {first} to {stop - 1} are wanted: "
+                    "run its recipe"
                 )
-        return Cache(self.folder, segments, sites, self._mirror)
+        return shown
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:
@@ -106,11 +121,11 @@ class Cache:
     @property
     def taken(self) -> dict[str, SourceFile]:
         """Every file that some segment took, by its path."""
-        return {file.path: file for segment in self.segments for file in segment.claimed.files}
+        return {file.path: file for segment, _ in self._claimed for file in segment.claimed.files}
 
     def next_segment(self) -> Segment:
         """The segment after the last one."""
-        number = len(self.segments)
+        number = self.n_claimed
         return Segment(self.folder / f"segments/{number:05d}", number)
 
 

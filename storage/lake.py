@@ -6,6 +6,7 @@ from storage.artifact import Artifact
 from storage.cache import Cache, create
 from storage.errors import InputError
 from storage.manifest import CacheRecord
+from storage.removal import REMOVED
 from storage.url import Folder
 from storage.value import checked_name
 
@@ -30,7 +31,7 @@ class Lake:
     def caches(self) -> tuple[str, ...]:
         """Folder names of all caches."""
         names = self.folder.names("caches")
-        return tuple(name for name in names if (self.folder / "caches" / name).exists("cache.json"))
+        return tuple(name for name in names if _there(self.folder / "caches" / name, "cache.json"))
 
     def cache(self, name: str) -> Cache:
         """A cache by its folder name, its bare name, or its id; the latter two where only one has it."""
@@ -45,7 +46,7 @@ class Lake:
     def find(self, record: CacheRecord) -> Cache | None:
         """The cache with that identity, whatever its folder's name."""
         names = [name for name in self.folder.names("caches") if name.endswith(f"-{record.id}")]
-        held = [name for name in names if (self.folder / "caches" / name).exists("cache.json")]
+        held = [name for name in names if _there(self.folder / "caches" / name, "cache.json")]
         return Cache(self.folder / "caches" / held[0]) if held else None
 
     def create(self, record: CacheRecord) -> Cache:
@@ -55,7 +56,7 @@ class Lake:
     def artifacts(self) -> tuple[str, ...]:
         """Folder names of all finished artifacts."""
         names = self.folder.names("artifacts")
-        return tuple(name for name in names if (self.folder / "artifacts" / name).exists("record.json"))
+        return tuple(name for name in names if _there(self.folder / "artifacts" / name, "record.json"))
 
     def artifact_folder(self, name: str) -> Folder:
         """Where the artifact of that name lies, finished or not."""
@@ -64,3 +65,9 @@ class Lake:
     def artifact(self, name: str) -> Artifact:
         """A finished artifact by its folder name."""
         return Artifact(self.artifact_folder(name))
+
+
+def _there(folder: Folder, record: str) -> bool:
+    """Whether the record is there, and nobody marked the folder for removal."""
+    names = folder.names()
+    return record in names and REMOVED not in names

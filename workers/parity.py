@@ -119,7 +119,7 @@ def _sample(cache: Cache, count: int, seed: int) -> list[tuple[Segment, TokenSeq
 
 
 def _base(cache: Cache, segment: Segment) -> int:
-    return sum(one.plan.rows for one in cache.segments[: segment.number])
+    return sum(one.plan.rows for one in cache.segments if one.number < segment.number)
 
 
 def _sets(cache: Cache) -> dict[str, tuple[int, ...]]:
