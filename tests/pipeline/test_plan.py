@@ -57,7 +57,7 @@ def test_a_step_is_done_when_everything_of_it_is_there(world):
     assert [step.done for step in plan(opened, work, facts)] == [False, False]
 
     def steps(*segments, new_files=(), artifacts=()):
-        changed = msgspec.structs.replace(tiny, segments=segments, new_files=new_files)
+        changed = msgspec.structs.replace(tiny, segments=segments, n_claimed=len(segments), new_files=new_files)
         return plan(
             opened, work, msgspec.structs.replace(facts, caches={"tiny": changed}, artifacts=frozenset(artifacts))
         )
