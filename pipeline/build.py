@@ -1,5 +1,6 @@
 """Building one cache: claim, tokenise, plan, harvest, seal. Each stage does only what the lake does not hold yet."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -10,7 +11,7 @@ import msgspec
 from pipeline import readers, survey
 from pipeline.corpus import Corpus
 from pipeline.facts import CacheFacts
-from pipeline.harvest import ROWS, harvest
+from pipeline.harvest import ROWS, Harvested, harvest, total
 from pipeline.plan import CacheStep
 from pipeline.progress import Progress
 from pipeline.recipe import CacheTable, PoolTable
@@ -21,6 +22,7 @@ from storage.errors import InputError, RunError
 from storage.lake import Lake
 from storage.layout import shard_bytes
 from storage.manifest import Claim, SourceFile
+from storage.process import owner
 from storage.segment import Segment
 from storage.sets import claim as claim_set
 from storage.site import Site
@@ -44,14 +46,28 @@ class CacheRun(Value):
     pool: PoolTable
 
 
-def build(run: CacheRun, lake: Lake, pool: Pool, progress: Progress) -> Cache:
-    """Bring one cache to where the recipe wants it, and open it."""
-    facts = run.step.facts
+class Built(Value):
+    """What bringing one cache to where the recipe wants it took."""
+
+    seconds: float
+    segments: tuple[int, ...]
+    """Numbers of the segments of which something was harvested."""
+    files: int
+    """Of these segments."""
+    tokenise: float
+    """Seconds of tokenising, wall time."""
+    harvested: Harvested
+
+
+def build(run: CacheRun, lake: Lake, pool: Pool, progress: Progress) -> Built:
+    """Bring one cache to where the recipe wants it."""
+    facts, began = run.step.facts, time.monotonic()
     cache = lake.create(msgspec.structs.replace(facts.record, made=_provenance(facts)))
     segments = tuple(_segments(cache, facts, run.table))
     for segment in segments:
         if not segment.planned:
             _tokenise(run, segment, pool, progress)
+    indexed = time.monotonic()
     if not any(segment.plan.rows for segment in segments):
         documents = sum(segment.plan.documents for segment in segments)
         raise InputError(
@@ -60,15 +76,21 @@ def build(run: CacheRun, lake: Lake, pool: Pool, progress: Progress) -> Cache:
         )
     for name, tokens in facts.sets.items():
         claim_set(cache.folder, name, tokens)
-    for segment in segments:
-        _harvest(run, segment, pool, progress)
-    return Cache(cache.folder)
+    done = [(segment, _harvest(run, segment, pool, progress)) for segment in segments]
+    grown = [(segment, one) for segment, one in done if one is not None]
+    return Built(
+        seconds=time.monotonic() - began,
+        segments=tuple(segment.number for segment, _ in grown),
+        files=sum(len(segment.claimed.files) for segment, _ in grown),
+        tokenise=indexed - began,
+        harvested=total([one for _, one in grown]),
+    )
 
 
 def _provenance(facts: CacheFacts) -> dict[str, str]:
     """What is worth knowing of a cache's making and changes no number."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"model": facts.source, "revision": facts.revision, "time": now, **versions()}
+    return {"model": facts.source, "revision": facts.revision, "time": now, "owner": owner(), **versions()}
 
 
 def _segments(cache: Cache, facts: CacheFacts, table: CacheTable) -> Iterator[Segment]:
@@ -121,10 +143,11 @@ def _tokenise(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -
     meter.close(f"{plan.rows:,} rows of {plan.documents:,} documents")
 
 
-def _harvest(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -> None:
+def _harvest(run: CacheRun, segment: Segment, pool: Pool, progress: Progress) -> Harvested | None:
     wanted = [site for site in map(Site.parse, run.step.facts.widths) if site not in segment.sealed]
-    if wanted:
-        harvest(run.step.name, segment, _spec(run, segment, wanted), pool, progress)
+    if not wanted:
+        return None
+    return harvest(run.step.name, segment, _spec(run, segment, wanted), pool, progress)
 
 
 def _spec(run: CacheRun, segment: Segment, sites: list[Site]) -> "HarvestSpec":

@@ -3,7 +3,10 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+from storage.runs import Progress as Told
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +28,47 @@ class Progress:
         self._live = sys.stderr.isatty() if live is None else live
         self.forward_tokens = 0
         """Tokens that models ran over, in all steps."""
+        self.listener: Callable[[Told], object] | None = None
+        """Is told how far the step is, whenever that changes."""
 
     def meter(self, name: str, total: int, unit: str) -> Meter:
         """A meter of `total` `unit`s; close it when the step ends."""
-        return _LiveMeter(self, name, total, unit) if self._live else _PlainMeter(self, name, total, unit)
+        shown = _LiveMeter(self, name, total, unit) if self._live else _PlainMeter(self, name, total, unit)
+        return shown if self.listener is None else _ToldMeter(shown, self.listener, name, total, unit)
+
+
+class _ToldMeter:
+    """Another meter, and whoever listens beside it."""
+
+    def __init__(self, meter: Meter, listener: Callable[[Told], object], name: str, total: int, unit: str) -> None:
+        self._meter, self._listener = meter, listener
+        self._name, self._total, self._unit = name, total, unit
+        self._done, self._forward, self._started = 0, 0, time.monotonic()
+        self._tell()
+
+    def advance(self, rows: int, forward_tokens: int = 0) -> None:
+        """Count what came, in both."""
+        self._done += rows
+        self._forward += forward_tokens
+        self._meter.advance(rows, forward_tokens)
+        self._tell()
+
+    def close(self, note: str = "") -> None:
+        """End the other; what was told last stands."""
+        self._meter.close(note)
+
+    def _tell(self) -> None:
+        seconds = time.monotonic() - self._started
+        self._listener(
+            Told(
+                step=self._name,
+                done=self._done,
+                total=self._total,
+                unit=self._unit,
+                tokens_per_second=self._forward / max(seconds, 1e-9),
+                seconds=seconds,
+            )
+        )
 
 
 class _PlainMeter:

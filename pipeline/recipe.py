@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pipeline import corpus
+from pipeline.prices import PriceTable
+from pipeline.schedule import ScheduleTable
 from storage.advice import suggestion
 from storage.dtype import DtypeName, FloatName
 from storage.errors import InputError
@@ -131,6 +133,10 @@ class Recipe(Value):
     caches: dict[str, CacheTable] = {}
     jobs: dict[str, dict[str, Any]] = {}
     pool: PoolTable = PoolTable()
+    schedule: ScheduleTable | None = None
+    """When `garner nightly` runs it."""
+    prices: PriceTable | None = None
+    """What machines and storage cost, for what plans and records say."""
 
 
 class Opened(Value):
@@ -200,8 +206,9 @@ def _decode_tables(table: Mapping[str, Any]) -> None:
         named = table.get(kind, {})
         for name, one in named.items() if isinstance(named, Mapping) else ():
             convert(one, shape, f"{kind}.{name}")
-    if "pool" in table:
-        convert(table["pool"], PoolTable, "pool")
+    for name, one in (("pool", PoolTable), ("schedule", ScheduleTable), ("prices", PriceTable)):
+        if name in table:
+            convert(table[name], one, name)
 
 
 def assign(table: Mapping[str, Any], setting: str) -> dict[str, Any]:

@@ -2,25 +2,47 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from typing import Any
 
 import msgspec
 
 from pipeline import memory
-from pipeline.build import CacheRun, build
+from pipeline.build import Built, CacheRun, build
 from pipeline.facts import Facts, gather
+from pipeline.follow import harvesting
+from pipeline.journal import Journal
 from pipeline.plan import CacheStep, JobStep, Step, plan, studies
 from pipeline.pools import make_pool
 from pipeline.progress import Progress
 from pipeline.recipe import Opened
 from pipeline.work import JobReceipt, JobTask, JobWorker
-from storage.errors import InputError, RunError
+from storage.errors import GarnerError, InputError, RunError
 from storage.lake import Lake
-from workers.pool import Needs, Pool
+from storage.lease import Lease, take
+from storage.process import owner
+from storage.removal import removed
+from storage.runs import RunRecord, StepRun
+from storage.value import Value
+from workers.pool import Loss, Needs, Pool
 
 log = logging.getLogger(__name__)
 
 JOBS = Needs(timed=False, copies=False)
+
+
+class Outcome(Value):
+    """What a run came to."""
+
+    steps: tuple[Step, ...]
+    """As they were planned; all of them are done now."""
+    jobs: tuple[JobReceipt, ...] = ()
+    """Of the jobs that ran."""
+    record: RunRecord | None = None
+    """None if nothing was missing."""
 
 
 def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
@@ -30,23 +52,76 @@ def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
     return facts, plan(opened, work, facts)
 
 
-def run(opened: Opened, progress: Progress) -> tuple[tuple[Step, ...], tuple[JobReceipt, ...]]:
-    """Build what is missing; the steps as they were planned, all of them done now, and what the jobs that ran say."""
+def run(
+    opened: Opened,
+    progress: Progress,
+    day: date | None = None,
+    night: Callable[[Sequence[StepRun]], Mapping[str, Any]] | None = None,
+) -> Outcome:
+    """Build what is missing, and keep a record of it in the lake.
+
+    A scheduled run gives its `day`, and says with `night` what its record holds beside the steps.
+    """
     _, steps = survey(opened)
     left = [step for step in steps if not step.done]
     for step in steps:
         if step.done:
             log.info("%s: done already", step.name)
     if not left:
-        return steps, ()
+        return Outcome(steps=steps)
     _check_memory(opened, left)
     lake = Lake(opened.lake)
     lake.check_writable()
-    pool = make_pool(opened.recipe.pool, opened.lake)
-    for step in left:
-        if isinstance(step, CacheStep):
-            build(_cache_run(opened, step), lake, pool, progress)
-    return steps, _run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress)
+    journal = Journal(lake.folder, opened, day)
+    progress.listener = journal.tell
+    with _kept(journal, night), _holding(lake, journal.start.id, steps):
+        pool = make_pool(opened.recipe.pool, opened.lake)
+        for step in left:
+            if isinstance(step, CacheStep):
+                journal.steps.append(_build(opened, step, lake, pool, progress))
+        todo = [step for step in left if isinstance(step, JobStep)]
+        receipts = _run_jobs(opened, todo, pool, progress, journal)
+    return Outcome(steps=steps, jobs=receipts, record=journal.record)
+
+
+@contextmanager
+def _kept(journal: Journal, night: Callable[[Sequence[StepRun]], Mapping[str, Any]] | None) -> Iterator[None]:
+    """Writes the run's record, whatever happens inside."""
+    status, error = "stopped", ""
+    try:
+        yield
+        status = "done"
+    except GarnerError as fault:
+        status, error = "failed", str(fault)
+        raise
+    except Exception as fault:
+        status, error = "failed", f"{type(fault).__name__}: {fault}"
+        raise
+    finally:
+        journal.end(status, error, night=dict(night(journal.steps)) if night else {})
+
+
+@contextmanager
+def _holding(lake: Lake, run_id: str, steps: Sequence[Step]) -> Iterator[Lease]:
+    """The run's own lease, which keeps what the run reads and writes from being removed.
+
+    The lease first, then the look for marks of removal; whoever removes marks first, then looks for leases. So one of
+    the two sees the other.
+    """
+    read = {one.cache for step in steps if isinstance(step, JobStep) for one in step.inputs.values()}
+    built = {step.facts.folder for step in steps if isinstance(step, CacheStep) and not step.done}
+    artifacts = {step.artifact for step in steps if isinstance(step, JobStep)}
+    uses = [f"caches/{name}" for name in sorted(read | built)] + [f"artifacts/{name}" for name in sorted(artifacts)]
+    lease = take(lake.folder, f"run.{run_id}", uses=uses)
+    assert isinstance(lease, Lease)
+    with lease:
+        for name in sorted(read - built):
+            if removed(lake.folder / f"caches/{name}"):
+                raise InputError(
+                    f"cache {name} was marked for removal since this run was planned: `garner rm --undo` it, or run "
+                    "again to make it anew"
+                )
+        yield lease
 
 
 def _check_memory(opened: Opened, left: Sequence[Step]) -> None:
@@ -56,6 +131,34 @@ def _check_memory(opened: Opened, left: Sequence[Step]) -> None:
     for step in left if table.kind == "local" or table.address == "local" else ():
         if isinstance(step, CacheStep) and step.facts.memory is not None:
             memory.check(f"caches.{step.name}", step.facts.memory, here)
+
+
+def _build(opened: Opened, step: CacheStep, lake: Lake, pool: Pool, progress: Progress) -> StepRun:
+    """Build one cache, alone; a harvest of it elsewhere is waited for, and leaves nothing to do."""
+    lost = len(pool.losses)
+    with harvesting(lake, step.facts.folder):
+        built = build(_cache_run(opened, step), lake, pool, progress)
+    return _step_run(step, built, pool.losses[lost:])
+
+
+def _step_run(step: CacheStep, built: Built, losses: Sequence[Loss]) -> StepRun:
+    return StepRun(
+        name=step.name,
+        kind="cache",
+        folder=step.facts.folder,
+        seconds=built.seconds,
+        segments=built.segments,
+        files=built.files,
+        units=built.harvested.units,
+        rows=built.harvested.rows,
+        tokens=built.harvested.forward_tokens,
+        workers=built.harvested.workers,
+        busy=built.harvested.busy,
+        timings={"tokenise": built.tokenise} | built.harvested.timings,
+        bytes=built.harvested.bytes,
+        device=built.harvested.device,
+        losses=Counter(loss.reason for loss in losses),
+    )
 
 
 def _cache_run(opened: Opened, step: CacheStep) -> CacheRun:
@@ -69,16 +172,19 @@ def _cache_run(opened: Opened, step: CacheStep) -> CacheRun:
     )
 
 
-def _run_jobs(opened: Opened, steps: list[JobStep], pool: Pool, progress: Progress) -> tuple[JobReceipt, ...]:
+def _run_jobs(
+    opened: Opened, steps: list[JobStep], pool: Pool, progress: Progress, journal: Journal
+) -> tuple[JobReceipt, ...]:
     """Jobs side by side; one that fails does not keep the others from finishing, and then fails the run."""
     if not steps:
         return ()
     meter = progress.meter("jobs", len(steps), "jobs")
     receipts = []
-    for receipt in pool.map(JobWorker, [_task(opened, step) for step in steps], JOBS):
+    for receipt in pool.map(JobWorker, [_task(opened, step, journal.start.id) for step in steps], JOBS):
         meter.advance(1)
         log.info("%s: %s", receipt.name, receipt.error or f"done in {receipt.seconds:.1f} s")
         receipts.append(receipt)
+        journal.steps.append(_job_run(receipt, steps))
     meter.close()
     if failed := [receipt for receipt in receipts if receipt.error]:
         kind = InputError if all(receipt.wrong_input for receipt in failed) else RunError
@@ -86,7 +192,19 @@ def _run_jobs(opened: Opened, steps: list[JobStep], pool: Pool, progress: Progre
     return tuple(receipts)
 
 
-def _task(opened: Opened, step: JobStep) -> JobTask:
+def _job_run(receipt: JobReceipt, steps: Sequence[JobStep]) -> StepRun:
+    kind = next(step.kind for step in steps if step.name == receipt.name)
+    return StepRun(
+        name=receipt.name,
+        kind=kind,
+        folder=receipt.artifact,
+        seconds=receipt.seconds,
+        headline=receipt.headline,
+        error=receipt.error,
+    )
+
+
+def _task(opened: Opened, step: JobStep, run_id: str) -> JobTask:
     return JobTask(
         name=step.name,
         kind=step.kind,
@@ -95,4 +213,5 @@ def _task(opened: Opened, step: JobStep) -> JobTask:
         artifact=step.artifact,
         lake=opened.lake,
         mirror=opened.mirror,
+        made={"owner": owner(), "run": run_id},
     )

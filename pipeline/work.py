@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -30,6 +31,8 @@ class JobTask(Value):
     lake: str
     mirror: str | None = None
     """Folder of this machine that keeps what is read of a remote lake."""
+    made: dict[str, str] = {}
+    """Who asked for it, and in which run."""
 
     def __hash__(self) -> int:
         return hash(self.artifact)
@@ -82,6 +85,7 @@ def _run(task: JobTask, device: str) -> JobReceipt:
         files=writer.files,
         versions=versions(),
         seconds=time.monotonic() - started,
+        made={**task.made, "time": datetime.now(UTC).isoformat(timespec="seconds")},
     )
     kept = writer.close(record)
     return JobReceipt(name=task.name, artifact=task.artifact, headline=kept.report["headline"], seconds=record.seconds)

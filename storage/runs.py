@@ -37,9 +37,9 @@ class StepRun(Value):
     seconds: float
     """Wall time."""
     segments: tuple[int, ...] = ()
-    """Segments that were added, by their numbers."""
+    """Numbers of the segments of which something was harvested."""
     files: int = 0
-    """Files that they took."""
+    """Of these segments."""
     units: int = 0
     """Units that were harvested."""
     rows: int = 0
@@ -96,7 +96,6 @@ class Progress(Value):
     tokens_per_second: float
     seconds: float
     """Since the step began."""
-    steps_done: tuple[str, ...] = ()
 
 
 class Run:

@@ -104,8 +104,9 @@ def _done(arguments: list[str], fine: bool) -> None:
 
 
 def names(lake: Path) -> frozenset[str]:
-    """Every name in a lake now, left-overs included; some of folders, which no object is called."""
-    return frozenset(str(path.relative_to(lake)) for path in lake.rglob("*") if path.suffix)
+    """Every name in a lake now but of runs and leases, left-overs included; some of folders, which no object has."""
+    found = (path.relative_to(lake) for path in lake.rglob("*") if path.suffix)
+    return frozenset(str(path) for path in found if path.parts[0] not in ("runs", "leases"))
 
 
 def stage(expected: Iterable[str], found: frozenset[str], before: frozenset[str]) -> str:

@@ -68,8 +68,8 @@ def with_sites(recipe, *sites):
 
 
 def state(folder):
-    """Every object below a folder: what it is, when it was made, and its bytes."""
-    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    """Every object of the caches and artifacts below a folder: what it is, when it was made, and its bytes."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not {"runs", "leases"} & {*path.parts}]
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
 
@@ -182,7 +182,8 @@ class TestFiles:
         opened = tiny.read(recipe, texts)
         (step,) = survey(opened)[1]
         n_rows = tiny.harvest(recipe, texts)[0].n_rows
-        cache = build(_cache_run(opened, step), Lake(opened.lake), LocalPool(), Progress(live=False))
+        build(_cache_run(opened, step), Lake(opened.lake), LocalPool(), Progress(live=False))
+        cache = Lake(opened.lake).cache(step.facts.folder)
         assert len(cache.segments) == 1
         assert cache.n_rows == n_rows
 
@@ -212,7 +213,7 @@ class TestJobs:
         recipe = recipe | {"jobs": {"count": counting}}
 
         def fitted(changed=recipe):
-            return [receipt.headline for receipt in run(tiny.read(changed, texts), Progress(live=False))[1]]
+            return [receipt.headline for receipt in run(tiny.read(changed, texts), Progress(live=False)).jobs]
 
         rows = len(tiny.expected_tokens(tiny.TEXTS, affixes=False))
         assert fitted() == [f"{float(rows)} rows"]

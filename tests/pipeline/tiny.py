@@ -31,7 +31,7 @@ from pipeline.run import run
 from storage import Cache, Lake
 from storage.sequences import Sequences
 from tests.workers.families import build
-from workers.pool import LocalPool
+from workers.pool import NEEDS, LocalPool, Needs
 
 WIDTH, CONTEXT = 32, 64
 SITES = ("embed", "resid.0", "attn.1", "mlp.1", "resid.1", "unembed")
@@ -182,13 +182,14 @@ class RecordingPool(LocalPool):
     """The local pool, which also keeps the tasks and receipts of every map."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.tasks: list[Any] = []
         self.receipts: list[Any] = []
 
-    def map(self, make: Any, tasks: Sequence[Any]) -> Any:
+    def map(self, make: Any, tasks: Sequence[Any], needs: Needs = NEEDS) -> Any:
         """Receipts in the order of the tasks."""
         self.tasks += tasks
-        for receipt in super().map(make, tasks):
+        for receipt in super().map(make, tasks, needs):
             self.receipts.append(receipt)
             yield receipt
 
