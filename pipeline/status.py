@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pipeline.plan import CacheStep, describe
 from pipeline.recipe import Opened
 from pipeline.run import survey
+from pipeline.watch import lines, newest
 
 
 def status(opened: Opened) -> Iterator[str]:
@@ -15,6 +16,8 @@ def status(opened: Opened) -> Iterator[str]:
         else:
             state, name, what = describe(step)
             yield f"{state:<6} {name:<24} {what}"
+    if (run := newest(opened)) is not None:
+        yield from lines(run)
 
 
 def _cache_lines(step: CacheStep) -> Iterator[str]:

@@ -105,6 +105,11 @@ class Run:
         self.folder = folder
 
     @property
+    def begun(self) -> bool:
+        """Whether the folder is a run's; one that is being removed is not."""
+        return self.folder.exists("started.json")
+
+    @property
     def start(self) -> Start:
         """Who started what; `InputError` if there is no such run."""
         found = self._find("started.json", Start)
