@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from storage.advice import suggestion
+from storage.duration import Duration
 from storage.errors import InputError
 from storage.value import Value, checked_name
 
@@ -84,7 +85,7 @@ class Webhook:
         self._text: Final = text
 
     def __str__(self) -> str:
-        return self._text if self._text.startswith("$") else urlsplit(self._text).hostname or ""
+        return self._text if self.variable else urlsplit(self._text).hostname or ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -97,28 +98,14 @@ class Webhook:
         return cls(text)
 
     @property
+    def variable(self) -> str:
+        """The environment variable that holds the address; "" where the recipe itself does."""
+        return self._text[1:] if self._text.startswith("$") else ""
+
+    @property
     def url(self) -> str:
         """The address; empty where the environment variable is not set."""
-        return os.environ.get(self._text[1:], "") if self._text.startswith("$") else self._text
-
-
-class Duration:
-    """A span of time, as `6h`."""
-
-    def __init__(self, text: str, seconds: float) -> None:
-        self.text: Final = text
-        self.seconds: Final = seconds
-
-    def __str__(self) -> str:
-        return self.text
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`90s`, `30m`, `6h`, `90d`, `2w`."""
-        units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-        if text[-1:] not in units or not text[:-1].isdigit() or not int(text[:-1]):
-            raise InputError(f'{text!r} is no span of time: write a number and s, m, h, d or w, such as "6h"')
-        return cls(text, int(text[:-1]) * units[text[-1]])
+        return os.environ.get(self.variable, "") if self.variable else self._text
 
 
 class Limit(Value):

@@ -72,7 +72,7 @@ def _record_lines(record: RunRecord) -> Iterator[str]:
         else:
             yield f"       {step.name:<24} {step.error.splitlines()[-1] if step.error else step.headline}"
     if record.cost:
-        yield "       cost: " + ", ".join(f"{what} {amount:,.2f}" for what, amount in record.cost.items())
+        yield "       cost: " + ", ".join(f"{what} {amount:,.4g}" for what, amount in record.cost.items())
     if record.error:
         yield f"       {record.error.splitlines()[0]}"
 

@@ -76,10 +76,8 @@ class RunRecord(Value):
     seconds: float
     steps: tuple[StepRun, ...]
     error: str = ""
-    gpu_seconds: float = 0.0
-    """Of GPUs held for harvesting."""
     cost: dict[str, float] = {}
-    """By the recipe's price table, by what for; empty without one."""
+    """By the recipe's price table, by what for: `workers`, `storage`; empty without one."""
     night: dict[str, Any] = {}
     """What a scheduled run adds; empty for others."""
 

@@ -19,6 +19,8 @@ def add(commands: Commands) -> None:
         sub = commands.add_parser(name, help=help_text, description=help_text)
         add_recipe(sub)
         sub.set_defaults(command=command)
+        if name == "status":
+            sub.add_argument("--watch", action="store_true", help="follow the newest run until it ends")
         if name == "report":
             sub.add_argument("--out", help="where to write the page (default: in the lake, or here for a remote one)")
     _add_harvest(commands)
@@ -46,13 +48,21 @@ def _add_harvest(commands: Commands) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from pipeline.estimate import check_disk
     from pipeline.plan import describe
     from pipeline.recipe import read
     from pipeline.run import survey
+    from pipeline.worth import lines
 
-    for step in survey(read(arguments.recipe, arguments.set))[1]:
+    opened = read(arguments.recipe, arguments.set)
+    steps = survey(opened)[1]
+    costs = lines(opened, steps, opened.recipe.prices)
+    for step in steps:
         state, name, what = describe(step)
         print(f"{state:<6} {name:<24} {what}")
+        for line in costs.get(step.name, ()):
+            print(f"{'':<31} {line}")
+    check_disk(opened, steps)
     return 0
 
 
@@ -63,23 +73,25 @@ def _run(arguments: argparse.Namespace) -> int:
     from pipeline.run import run
 
     opened, progress = read(arguments.recipe, arguments.set), Progress()
-    steps, receipts = run(opened, progress)
-    print(summary(opened, steps))
-    if not receipts and not progress.forward_tokens:
+    done = run(opened, progress)
+    print(summary(opened, done.steps))
+    if not done.jobs and not progress.forward_tokens:
         print("nothing was missing: no forward pass, no job")
     else:
-        print(f"{progress.forward_tokens:,} tokens went through models, {len(receipts)} jobs ran")
+        print(f"{progress.forward_tokens:,} tokens went through models, {len(done.jobs)} jobs ran")
     if opened.recipe.jobs:
-        print(f"report: {write(opened, steps)}")
+        print(f"report: {write(opened, done.steps)}")
     return 0
 
 
 def _status(arguments: argparse.Namespace) -> int:
     from pipeline.recipe import read
     from pipeline.status import status
+    from pipeline.watch import watch
 
-    for line in status(read(arguments.recipe, arguments.set)):
-        print(line)
+    opened = read(arguments.recipe, arguments.set)
+    for line in watch(opened) if arguments.watch else status(opened):
+        print(line, flush=True)
     return 0
 
 

@@ -123,7 +123,9 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    for name in ("plan", "run", "status", "report", "harvest", "ls", "show", "verify", "demo"):
+    for name in (
+        "plan run status report harvest demo nightly submit ls show verify repair copy export pin retention rm gc"
+    ).split():
         assert re.search(rf"^\s+{name}\s+\w", told, re.MULTILINE)
 
 
@@ -133,7 +135,8 @@ def test_help_names_every_command(capsys):
 def test_plan_says_what_is_left_and_then_what_is_done(done, tmp_path, decoder, said):
     fresh = World(tmp_path, decoder)
     fresh.recipe.write_text(STUDY)
-    cache, job = said("plan", str(fresh.recipe))
+    cache, taken, job = said("plan", str(fresh.recipe))
+    assert re.fullmatch(r" +writes about [\d.,]+ MiB in about [\d,]+ objects; time unknown: .* yet", taken)
     assert re.fullmatch(
         r"to do  tiny +model\.corpus-[0-9a-f]{12}: 1 new files, about [\d,]+ rows, [\d,]+ MiB; "
         r"at most [\d,]+ MiB of memory a worker \(.*\)",
@@ -158,22 +161,27 @@ def test_a_second_run_says_that_nothing_was_missing(done, said):
 def test_status_has_a_line_for_every_site_and_job(done, said):
     cache, artifact = both(done)
     lines = [" ".join(line.split()) for line in said("status", str(done.recipe))]
-    assert lines == [
+    assert lines[:5] == [
         f"done tiny {cache.id}",
         f"segment 0 1 files, {cache.n_rows} rows",
         "embed sealed",
         "resid.0 sealed",
         f"done shape geometry -> {artifact.folder.name}",
     ]
+    run, harvest, job = lines[5:]
+    assert re.fullmatch(r"run \S+, begun \S+ by \S+@\S+: done in [\d.]+ s", run)
+    assert re.fullmatch(rf"tiny {cache.n_rows} rows, [\d,]+ tokens/s, 1 workers \d+% busy.*", harvest)
+    assert job == f"shape {artifact.record.report['headline']}"
 
 
 def test_ls_has_a_line_for_every_cache_and_artifact(done, said):
     cache, artifact = both(done)
     lines = [" ".join(line.split()) for line in said("ls", str(done.lake))]
-    assert lines == [
-        f"cache {cache.id} {cache.n_rows} rows float32 embed resid.0",
-        f"artifact {artifact.folder.name} {artifact.record.report['headline']}",
-    ]
+    facts = r"[\d.]+ [KM]iB \d+[smh] \S+@\S+"
+    first, second = lines
+    assert re.fullmatch(rf"cache {cache.id} {facts} {cache.n_rows} rows float32 embed resid\.0", first)
+    headline = re.escape(artifact.record.report["headline"])
+    assert re.fullmatch(rf"artifact {artifact.folder.name} {facts} {headline}", second)
 
 
 def test_show_says_what_a_cache_and_an_artifact_are(done, said):
