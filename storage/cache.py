@@ -8,7 +8,7 @@ from storage.errors import InputError, RunError
 from storage.index import TokenIndex
 from storage.manifest import CacheRecord, SourceFile, read_versioned
 from storage.reader import Activations
-from storage.removal import EXPIRED
+from storage.removal import EXPIRED, revive
 from storage.segment import Segment
 from storage.site import Site
 from storage.url import Folder, proves_exclusive
@@ -130,7 +130,11 @@ class Cache:
 
 
 def create(folder: Folder, record: CacheRecord) -> Cache:
-    """The cache of that record, made if it is not there; the store is probed for exclusive creation once."""
+    """The cache of that record, made if it is not there; the store is probed for exclusive creation once.
+
+    One that was marked for removal is kept, or made anew if its bytes have begun to go.
+    """
+    revive(folder)
     if not folder.exists("cache.json"):
         if not proves_exclusive(folder):
             log.warning("%s lets two writers create one object: run one driver at a time on this store", folder)

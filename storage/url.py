@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -25,6 +26,17 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MEMORY_LOCK = threading.Lock()
 _settled: set[Path] = set()
 """Folders whose names this process knows to be synced."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object, left-overs of killed writers included."""
+
+    path: str
+    """Relative to the folder that was asked."""
+    size: int
+    modified: float
+    """When it was written, in seconds by the store's clock."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +133,25 @@ class Folder:
         found = {PurePosixPath(entry).name for entry in entries if entry.rstrip("/") != path}
         return tuple(sorted(one for one in found if not one.startswith(".")))
 
+    def tree(self) -> tuple[Object, ...]:
+        """Every object below, sorted by path; empty if there is no such folder."""
+        above = f"{self._path('').rstrip('/')}/"
+        found: dict[str, Any] = self._ask("", lambda fs, path: fs.find(path, detail=True))
+        objects = (
+            Object(path.removeprefix(above), int(info.get("size") or 0), _modified(info))
+            for path, info in found.items()
+            if info.get("type") != "directory"
+        )
+        return tuple(sorted(objects, key=lambda one: one.path))
+
+    def clock(self) -> float:
+        """What time it is, in seconds by the store's clock: that of an object made for it."""
+        probe = self / f"probe-{uuid.uuid4().hex}"
+        probe.create("now", b"")
+        (now,) = (one.modified for one in probe.tree())
+        self.remove(probe.name)
+        return now
+
     def create(self, name: str, *parts: Buffer) -> bool:
         """Create one object from `parts`, whole or not at all; False if it was there already (it is left as it is)."""
         with self._writing(name):
@@ -203,6 +234,19 @@ def proves_exclusive(folder: Folder) -> bool:
     second = folder.create(name, b"second")
     folder.remove(name)
     return not second
+
+
+def _modified(info: dict[str, Any]) -> float:
+    """Of what fsspec says of an object; stores spell it differently, and one that does not tell has just been made."""
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(key)
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, str):
+            return datetime.fromisoformat(value).timestamp()
+    return float("inf")
 
 
 def _create_local(path: Path, parts: Iterable[Buffer]) -> bool:

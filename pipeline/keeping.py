@@ -1,0 +1,97 @@
+"""What stays in a lake and what goes: the lines of `garner pin`, `retention`, `rm` and `gc`."""
+
+from collections.abc import Iterator, Sequence
+
+from storage import duration
+from storage.collect import collect
+from storage.errors import InputError
+from storage.lake import Lake
+from storage.pins import pin, unpin
+from storage.references import References, locate, references
+from storage.removal import REMOVED, alone, mark, removed, take_back
+from storage.retention import retain
+from storage.sweep import Found, find, look
+
+_WORDS = {"purge": "removed", "drop": "removed", "mark": "marked", "expire": "expired", "keep": "kept"}
+
+
+def pinned(lake: Lake, names: Sequence[str], why: str, undo: bool) -> Iterator[str]:
+    """Pin what is named, or take the pins of this user back."""
+    for path in [locate(lake, name) for name in names]:
+        if undo:
+            unpin(lake.folder, path)
+            yield f"{path}: your pin is taken back"
+        else:
+            pin(lake.folder, path, why)
+            yield f"{path}: pinned, with all it stands on"
+
+
+def retained(lake: Lake, name: str, span: str) -> Iterator[str]:
+    """Keep a cache's segments, an artifact, or `runs` for a span of time, or for ever."""
+    seconds = None if span == "none" else duration.parse(span)
+    path = "runs" if name == "runs" else locate(lake, name)
+    retain(lake.folder, path, seconds)
+    what = {"runs": "folders of runs", "caches": "segments"}.get(path.partition("/")[0], "it")
+    yield f"{path}: {what} kept {'for ever' if seconds is None else f'for {span}, then garner gc may take them'}"
+
+
+def marked(lake: Lake, names: Sequence[str], why: str) -> Iterator[str]:
+    """Mark what is named for removal; `InputError` lists what others stand on, and then nothing is marked."""
+    paths = [locate(lake, name) for name in names]
+    around = references(lake)
+    _refuse(around, paths)
+    for path in sorted(paths):  # artifacts first, which may stand on the caches
+        with alone(lake.folder, path) as lease:
+            _refuse(references(lake, lease.holder.token), [path], paths)
+            mark(lake.folder / path, REMOVED, why)
+        yield f"{path}: marked; `garner gc` removes its bytes after a grace, `garner rm --undo` takes it back until then"
+
+
+def _refuse(around: References, paths: Sequence[str], besides: Sequence[str] = ()) -> None:
+    found = {path: around.holding(path, besides or paths) for path in paths}
+    if problems := [f"{path}: {'; '.join(reasons)}" for path, reasons in found.items() if reasons]:
+        raise InputError(
+            "cannot be removed:\n  " + "\n  ".join(problems) + "\nname what was made from it too, or leave it"
+        )
+
+
+def unmarked(lake: Lake, names: Sequence[str]) -> Iterator[str]:
+    """Take marks back, while the bytes are there; caches first, which artifacts stand on."""
+    for path in sorted((locate(lake, name, marked=True) for name in names), reverse=True):
+        if not removed(lake.folder / path):
+            raise InputError(f"{path} is not marked for removal: there is nothing to undo")
+        with alone(lake.folder, path):
+            _require_inputs(lake, path)
+            take_back(lake.folder / path)
+        yield f"{path}: it stays"
+
+
+def _require_inputs(lake: Lake, path: str) -> None:
+    """Of an artifact, that what it was made from is there."""
+    if not path.startswith("artifacts/"):
+        return
+    record = lake.artifact(path.partition("/")[2]).record
+    wanted = [one.cache for one in record.inputs.values()]
+    there = {*lake.caches(), *lake.artifacts()}
+    if lacking := [name for name in [*wanted, record.previous] if name and name not in there]:
+        raise InputError(f"{path} was made from {', '.join(lacking)}, which is gone or marked: undo that first")
+
+
+def collected(lake: Lake, grace: str, dry_run: bool) -> Iterator[str]:
+    """A line for all that goes, or would, and for what is marked and stays."""
+    if not lake.folder.names():
+        raise InputError(f"{lake.folder} holds nothing: is the URL right?")
+    seconds = duration.parse(grace)
+    found = find(lake, look(lake, seconds)) if dry_run else collect(lake, seconds)
+    size = 0
+    for one in found:
+        size += one.bytes
+        yield _line(one, dry_run)
+    yield f"{'would free' if dry_run else 'freed'} {size / 2**20:,.1f} MiB"
+
+
+def _line(one: Found, dry_run: bool) -> str:
+    word = f"would be {_WORDS[one.action]}" if dry_run and one.action != "keep" else _WORDS[one.action]
+    objects = f", {len(one.objects):,} objects" if one.objects else ""
+    size = f" ({one.bytes / 2**20:,.1f} MiB{objects})" if one.bytes or one.objects else ""
+    return f"{word:<16} {one.path}{size}: {one.why}"

@@ -1,0 +1,54 @@
+"""Carrying out what `storage.sweep` found: each cache and artifact under its lease, and looked at again under it."""
+
+from collections.abc import Callable, Iterator
+
+from storage.errors import InputError
+from storage.lake import Lake
+from storage.removal import EXPIRED, REMOVED, alone, mark, purge
+from storage.sweep import GRACE, Found, find, look
+
+
+def collect(lake: Lake, grace: float = GRACE, clock: Callable[[], float] | None = None) -> Iterator[Found]:
+    """Remove what can go, and say what went and what has to stay; killed anywhere, the next call goes on."""
+    for one in tuple(find(lake, look(lake, grace, clock))):
+        item = "/".join(one.path.split("/")[:2])
+        if one.action == "keep":
+            yield one
+        elif not item.startswith(("caches/", "artifacts/")):
+            _drop(lake, one)
+            yield one
+        else:
+            yield _carried(lake, item, one, grace, clock)
+
+
+def _carried(lake: Lake, item: str, one: Found, grace: float, clock: Callable[[], float] | None) -> Found:
+    """Do it under the lease of its cache or artifact, if it still can be done; what was done, or why not."""
+    try:
+        with alone(lake.folder, item) as lease:
+            again = look(lake, grace, clock, only=item, own=lease.holder.token)
+            if one not in tuple(find(lake, again)):
+                return Found(path=one.path, why="it changed while it was looked at", action="keep")
+            _carry_out(lake, one)
+    except InputError as error:
+        return Found(path=one.path, why=str(error), action="keep")
+    return one
+
+
+def _carry_out(lake: Lake, one: Found) -> None:
+    folder = lake.folder / one.path
+    match one.action:
+        case "purge":
+            purge(folder)
+        case "mark":
+            mark(folder, REMOVED, one.why)
+        case "expire":
+            mark(folder, EXPIRED, one.why)
+        case _:
+            _drop(lake, one)
+
+
+def _drop(lake: Lake, one: Found) -> None:
+    for path in one.objects:
+        lake.folder.remove(path)
+    if one.path.startswith(("runs/", "leases/")) and lake.folder.local is not None:
+        lake.folder.remove(one.path)  # the empty folder
