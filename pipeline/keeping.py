@@ -44,7 +44,7 @@ def marked(lake: Lake, names: Sequence[str], why: str) -> Iterator[str]:
         with alone(lake.folder, path) as lease:
             _refuse(references(lake, lease.holder.token), [path], paths)
             mark(lake.folder / path, REMOVED, why)
-        yield f"{path}: marked; `garner gc` removes its bytes after a grace, `garner rm --undo` takes it back until then"
+        yield f"{path}: marked; `garner gc` removes its bytes after a grace, until which `rm --undo` takes it back"
 
 
 def _refuse(around: References, paths: Sequence[str], besides: Sequence[str] = ()) -> None:

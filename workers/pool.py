@@ -3,16 +3,25 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol, TypeVar
 
+from storage.errors import InputError
 from storage.value import Value
 
 Task = TypeVar("Task")
 Receipt = TypeVar("Receipt")
 
+Device = Literal["cpu", "cuda", "auto"]
+Reason = Literal["died", "unreachable", "timeout", "preempted", "slow", "start"]
+
+
+def device_of(gpus: float) -> Device:
+    """What a worker with so many GPUs runs on."""
+    return "cpu" if not gpus else "cuda" if gpus <= 1 else "auto"
+
 
 class Place(Value):
     """Where a worker finds itself."""
 
-    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    device: Device = "cpu"
     """As torch names it; `auto` spreads a model over all the GPUs that its process sees."""
     batch_tokens: int | None = None
     """Most tokens of one forward pass here, where this place has a limit of its own."""
@@ -31,6 +40,8 @@ class Needs(Value):
     """Whether a task that takes longer than the pool's time-out is given to another worker."""
     copies: bool = True
     """Whether a slow task may run twice at once; the first to end counts."""
+    threads: int = 1
+    """Tasks that one worker has under way at once; more than one only where what is called bears it."""
 
 
 NEEDS = Needs()
@@ -39,13 +50,14 @@ NEEDS = Needs()
 class Loss(Value):
     """An attempt that a machine, not the task, spoilt; the task ran again elsewhere."""
 
-    reason: Literal["died", "unreachable", "timeout", "preempted", "slow", "start"]
+    reason: Reason
+    """`slow`: a second attempt was sent after it. `start`: the worker was lost on its way to a machine."""
     task: str
     """"" if the worker was lost before it had one."""
     worker: str
     """Node and process, as far as they are known."""
     detail: str = ""
-    """What Ray says of it, in one line."""
+    """What Ray or the clock says of it, in one line."""
 
 
 class Pool(Protocol):
@@ -74,6 +86,11 @@ class LocalPool:
 
     def __init__(self, place: Place | None = None) -> None:
         self._place = place or Place()
+        if self._place.device != "cpu" and not has_cuda():
+            raise InputError(
+                f"[pool] asks for GPUs (device {self._place.device}), and torch finds none in this process: set gpus = "
+                "0 or cpu_fallback = true to run on CPU, or install a build of torch for the GPUs of this machine"
+            )
 
     def map(self, make: Make[Task, Receipt], tasks: Sequence[Task], needs: Needs = NEEDS) -> Iterator[Receipt]:
         """Receipts in the order of the tasks."""
@@ -82,3 +99,10 @@ class LocalPool:
         work = make(self._place if needs.device else Place())
         for task in tasks:
             yield work(task)
+
+
+def has_cuda() -> bool:
+    """Whether torch finds a GPU in this process."""
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,195 +1,223 @@
-"""The Ray pool: actors that build their worker once, and one loop over `ray.wait` that owns every retry.
+"""The Ray pool: actors that build their worker once, and one thin loop over `ray.wait`; `Flight` owns every decision.
 
 The driver keeps no truth: what is done is what storage says. An actor's death requeues its tasks, which are safe to
 repeat; an exception from a task is the input's fault or ours, and ends the map.
 """
 
 import logging
-from collections import deque
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayError, RayTaskError
 
-from storage.errors import GarnerError, RunError
-from workers.pool import NEEDS, Loss, Make, Needs, Place, Receipt, Task
+from workers import ray_actors
+from workers.connect import start
+from workers.crew import LIMITS, Call, Limits, Worker
+from workers.flight import Flight
+from workers.groups import Group, Node, settle, targets, without_gpus
+from workers.pool import NEEDS, Loss, Make, Needs, Reason, Receipt, Task
 
 log = logging.getLogger(__name__)
 
-_WINDOW = 2
-"""Tasks sent to an actor at once, so that it never waits for the driver."""
-_LOSSES = 3
-"""Actors that may die in a row, and attempts that one task may cost, before the run gives up."""
-_PATIENCE = 60
-"""Seconds without any news before the log says what is waited for."""
-_MACHINE_FAULTS = (ActorDiedError, ActorUnavailableError, RayActorError, WorkerCrashedError)
-
-
-class _Actor:
-    """Builds its worker at the first task, so that an error in building is a task's error and not a death."""
-
-    def __init__(self, make: Make[Any, Any], place: Place) -> None:
-        self._make, self._place = make, place
-        self._work: Any = None
-
-    def ready(self) -> None:
-        """Returns once the actor has its place on a machine."""
-
-    def run(self, task: object) -> object:
-        self._work = self._work or self._make(self._place)
-        return self._work(task)
+_TICK = 0.5
+"""Seconds between looks at the clock."""
+_LOSSES = 10_000
+"""Losses that are kept; further ones are only logged."""
 
 
 class RayPool:
     """Actors on a Ray cluster, one model each."""
 
-    def __init__(self, address: str, n_workers: int, gpus: float) -> None:
-        """`address` is "local" for a Ray of this process's own; `gpus` is the share each worker gets."""
+    def __init__(
+        self, address: str, groups: Sequence[Group], limits: Limits = LIMITS, cpu_fallback: bool = False
+    ) -> None:
+        """`address` is "local" for a Ray of this process's own."""
         start(address)
-        self._gpus = gpus
+        self._groups = settle(groups, _nodes(), address == "local", cpu_fallback)
+        self._limits = limits
         self.losses: list[Loss] = []
-        self.n_workers = n_workers or max(int(_resources().get("GPU" if gpus else "CPU", 1) / (gpus or 1)), 1)
+        self.n_workers = sum(targets(_nodes(), self._groups))
 
     def map(self, make: Make[Task, Receipt], tasks: Sequence[Task], needs: Needs = NEEDS) -> Iterator[Receipt]:
         """Receipts in the order in which tasks end."""
-        flight = _Flight(self._spawner(make), min(self.n_workers, len(tasks)), tasks)
+        groups = self._groups if needs.device else without_gpus(self._groups)
+        under_way = _Map(make, groups, Flight(tasks, needs, self._limits, self._record, time.monotonic), self._limits)
         try:
-            while flight.busy:
-                yield from flight.step()
+            yield from under_way.receipts(needs.threads)
         finally:
-            flight.stop()
+            under_way.stop()
 
-    def _spawner(self, make: Make[Any, Any]) -> Any:
-        options = {"num_cpus": 1, "num_gpus": self._gpus, "max_restarts": 0, "max_task_retries": 0}
-        remote = ray.remote(_Actor).options(enable_task_events=False, **options)
-        place = Place(device="cuda" if self._gpus else "cpu")
-        return lambda: remote.remote(make, place)
+    def _record(self, losses: Sequence[Loss]) -> None:
+        """Keep them, and say so in one line."""
+        self.losses += losses[: _LOSSES - len(self.losses)]
+        loss, tasks = losses[0], [loss.task for loss in losses if loss.task]
+        log.warning(
+            _SAID.get(loss.reason, _LOST),
+            loss.worker or "on its way to a machine",
+            " and ".join(tasks) or "no task",
+            loss.reason,
+            loss.detail,
+            extra={"fields": {"loss": loss.reason, "tasks": tasks, "worker": loss.worker, "detail": loss.detail}},
+        )
 
 
-class _Flight:
-    """Tasks waiting, tasks under way on which actor, actors still without a place, and the count of losses."""
+_SAID: dict[Reason, str] = {
+    "slow": "a worker is slow: %s, at %s (%s: %s); another tries as well, and the first to end counts",
+    "unreachable": "a worker can't be reached: %s, at %s (%s: %s); another takes over",
+}
+_LOST = "a worker was lost: %s, at %s (%s: %s); another takes over"
 
-    def __init__(self, spawn: Any, n_actors: int, tasks: Sequence[Any]) -> None:
-        self._spawn = spawn
-        self._waiting: deque[Any] = deque(tasks)
-        self._running: dict[Any, tuple[Any, Any]] = {}
-        self._starting: dict[Any, Any] = {}
-        self._ready: list[Any] = []
-        self._attempts: dict[Any, int] = {}
-        self._losses = 0
-        for _ in range(n_actors):
-            self._start()
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._waiting or self._running)
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A new actor's first sign of life."""
 
-    def step(self) -> Iterator[Any]:
-        """Send what fits, wait for one thing to happen, and give a receipt or take back what a dead actor lost."""
-        self._send()
-        done, _ = ray.wait([*self._running, *self._starting], num_returns=1, timeout=_PATIENCE)
-        if not done:
-            self._complain()
-        elif done[0] in self._starting:
-            self._arrive(done[0])
-        else:
-            yield from self._collect(done[0])
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """The end of a new actor's building."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
+class _Ping:
+    """Another sign of life, asked of an actor that could not be reached."""
+
+    worker: Worker
+
+
+_Event = Call | _Arrival | _Built | _Ping
+
+
+class _Map:
+    """One map under way: what Ray was asked for, and what each of its answers will mean."""
+
+    def __init__(self, make: Make[Any, Any], groups: Sequence[Group], flight: Flight, limits: Limits) -> None:
+        self._make, self._groups, self._flight, self._limits = make, groups, flight, limits
+        self._actors: dict[Worker, Any] = {}
+        self._events: dict[Any, _Event] = {}
+        self._silent: list[Worker] = []
+        self._wanted: list[int] = []
+        self._looked = self._heard = self._ticked = float("-inf")
+
+    def receipts(self, threads: int) -> Iterator[Any]:
+        """One for each task."""
+        self._heard = time.monotonic()
+        while self._flight.left:
+            self._tick(threads)
+            for call in self._flight.sends():
+                self._send(call)
+            done, _ = ray.wait([*self._events], num_returns=1, timeout=_TICK) if self._events else ([], [])
+            if done:
+                yield from self._hear(done[0], self._events.pop(done[0]))
+            elif not self._events:
+                time.sleep(_TICK)  # every place rests
 
     def stop(self) -> None:
         """End every actor."""
-        for actor in (*self._ready, *self._starting.values()):
-            ray.kill(actor)
+        for worker in list(self._actors):
+            self._kill(worker)
 
-    def _start(self) -> None:
-        actor = self._spawn()
-        self._starting[actor.ready.remote()] = actor
-
-    def _arrive(self, ready: Any) -> None:
-        """An actor has its place, or died on the way to it."""
-        actor = self._starting.pop(ready)
-        try:
-            ray.get(ready)
-        except _MACHINE_FAULTS as fault:
-            self._lose(fault, "starting up")
-        else:
-            self._ready.append(actor)
-
-    def _collect(self, done: Any) -> Iterator[Any]:
-        actor, task = self._running.pop(done)
-        try:
-            receipt = ray.get(done)
-        except _MACHINE_FAULTS as fault:
-            self._take_back(actor, task, fault)
+    def _tick(self, threads: int) -> None:
+        """What the clock says: nodes to look at, workers to start or to kill, tasks to copy."""
+        now = time.monotonic()
+        if now - self._ticked < _TICK:
             return
+        self._ticked = now
+        self._look(now)
+        for worker in (*self._flight.overdue(), *self._flight.spare()):
+            self._kill(worker)
+        for worker in self._flight.resize(self._wanted):
+            self._start(worker, threads)
+        for call in self._flight.copies():
+            self._send(call)
+        while self._silent:
+            self._ping(self._silent.pop())
+        self._complain(now)
+
+    def _look(self, now: float) -> None:
+        if now - self._looked < self._limits.look:
+            return
+        self._looked = now
+        wanted = targets(_nodes(), self._groups)
+        if self._wanted and sum(wanted) > sum(self._wanted):
+            log.info(
+                "the cluster has room for more workers: %d, up from %d",
+                sum(wanted),
+                sum(self._wanted),
+                extra={"fields": {"workers": sum(wanted), "before": sum(self._wanted)}},
+            )
+        self._wanted = wanted
+
+    def _start(self, worker: Worker, threads: int) -> None:
+        actor = self._actors[worker] = ray_actors.asked(self._make, self._groups[worker.group], threads)
+        self._events[actor.alive.remote()] = _Arrival(worker)
+
+    def _send(self, call: Call) -> None:
+        self._events[self._actors[call.worker].run.remote(self._flight.tasks[call.task])] = call
+
+    def _hear(self, ref: Any, event: _Event) -> Iterator[Any]:
+        """What Ray's answer means."""
+        try:
+            answer = ray.get(ref)
         except RayTaskError as error:
-            raise _own(error) from error
-        self._losses = 0
-        yield receipt
-
-    def _send(self) -> None:
-        load = dict.fromkeys(self._ready, 0)
-        for actor, _ in self._running.values():
-            load[actor] = load.get(actor, 0) + 1
-        for depth in range(_WINDOW):
-            for actor in self._ready:
-                if self._waiting and load[actor] <= depth:
-                    task = self._waiting.popleft()
-                    self._running[actor.run.remote(task)] = (actor, task)
-                    load[actor] += 1
-
-    def _take_back(self, actor: Any, task: Any, fault: Exception) -> None:
-        """Put the task back; the first of a dead actor's tasks to fail also brings the new actor."""
-        self._waiting.appendleft(task)
-        if actor not in self._ready:
+            raise ray_actors.own(error) from error
+        except RayError as fault:
+            self._suffer(event, fault)
             return
-        self._ready.remove(actor)
-        self._attempts[task] = self._attempts.get(task, 0) + 1
-        self._lose(fault, f"at {task}", self._attempts[task])
+        match event:
+            case Call():
+                if self._flight.ended(event):
+                    yield answer
+            case _Arrival(worker):
+                self._flight.placed(worker, answer)
+                self._events[self._actors[worker].build.remote()] = _Built(worker)
+            case _Built(worker) | _Ping(worker):
+                self._flight.ready(worker)
 
-    def _lose(self, fault: Exception, where: str, attempts: int = 0) -> None:
-        self._losses += 1
-        if max(self._losses, attempts) > _LOSSES:
-            raise RunError(
-                f"{self._losses} workers were lost in a row, the last {where}: most likely memory ran out "
-                f"(lower batch_tokens or workers in [pool]) or a device is broken; Ray says: {fault}"
-            ) from fault
-        log.warning("a worker was lost %s (%s); another takes over", where, type(fault).__name__)
-        self._start()
+    def _suffer(self, event: _Event, fault: RayError) -> None:
+        """A worker is lost, or can't be reached for now."""
+        reason, detail = ray_actors.reason(fault), ray_actors.said(fault)
+        if reason == "unreachable" and isinstance(event, Call):
+            if event.worker.state == "open":
+                self._ping(event.worker)
+            self._flight.astray(event, detail)
+        elif reason == "unreachable" and isinstance(event, _Ping):
+            self._silent.append(event.worker)
+        else:
+            self._kill(event.worker)
+            self._flight.lost(event.worker, reason, detail)
 
-    def _complain(self) -> None:
-        if not self._ready:
+    def _ping(self, worker: Worker) -> None:
+        if worker in self._actors:
+            self._events[self._actors[worker].alive.remote()] = _Ping(worker)
+
+    def _kill(self, worker: Worker) -> None:
+        """End an actor, and expect nothing of it any more."""
+        self._events = {ref: event for ref, event in self._events.items() if event.worker is not worker}
+        ray.kill(self._actors.pop(worker))
+
+    def _complain(self, now: float) -> None:
+        if any(worker.name for worker in self._flight.crew.workers):
+            self._heard = now
+        elif now - self._heard >= self._limits.complaint:
+            self._heard = now
+            wanted = " or ".join(group.wanted for group in self._groups)
+            free = {name: n for name, n in ray.available_resources().items() if name in ("CPU", "GPU")}  # type: ignore[no-untyped-call]
             log.warning(
-                "no worker has found a place for %d s: the cluster has %s free",
-                _PATIENCE,
-                ray.available_resources(),  # type: ignore[no-untyped-call]
+                "no worker has found a place for %.0f s: each needs %s, and the cluster has %s free",
+                self._limits.complaint,
+                wanted,
+                free,
+                extra={"fields": {"wanted": wanted, "free": free}},
             )
 
 
-def start(address: str) -> None:
-    """Connect to Ray, or start one for this process, quiet and without a dashboard.
-
-    Authentication must have been decided by `workers.ray_environment.decide` before Ray was imported.
-    """
-    if ray.is_initialized():
-        return
-    if address != "local":
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-
-
-def _resources() -> dict[str, float]:
-    return dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
-
-
-def _own(error: RayTaskError) -> Exception:
-    """The task's own exception where it is ours, whole with its traceback as text otherwise."""
-    cause = error.cause
-    return cause if isinstance(cause, GarnerError) else RunError(f"a task failed: {error}")
+def _nodes() -> list[Node]:
+    return list(ray.nodes())  # type: ignore[no-untyped-call]
