@@ -1,16 +1,23 @@
 """Studies over caches: a module here is a job; its file name is its kind.
 
 A job module has `Config(Value)`, `reads(config)` (which caches and sites it needs, so that planning can refuse what is
-not there), and `run(config, ctx) -> Report`. What jobs share lives in `jobs.core`.
+not there), and `run(config, ctx) -> Report`. One that can do something else with new segments than to see all, or the
+newest alone, says so in `REFITS`. What jobs share lives in `jobs.core`.
 """
 
 import importlib
 import pkgutil
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 from jobs.core.context import Context, Read, Report
 from storage.errors import InputError
 from storage.value import Value
+
+Refit = Literal["all", "newest", "continue"]
+"""What a job sees when its caches have grown: every segment, the newest alone, or those that its last artifact did not
+see, beside that artifact."""
+REFITS: tuple[Refit, ...] = ("all", "newest")
+"""What every job can do."""
 
 
 class Job(Protocol):
@@ -33,3 +40,8 @@ def load(kind: str) -> Job:
     if kind not in names():
         raise InputError(f"unknown job kind {kind!r}: the kinds are {', '.join(names())}")
     return cast(Job, importlib.import_module(f"jobs.{kind}"))
+
+
+def refits(job: Job) -> tuple[Refit, ...]:
+    """What the job module can do with new segments."""
+    return cast(tuple[Refit, ...], getattr(job, "REFITS", REFITS))

@@ -6,12 +6,13 @@ from typing import Any
 
 import msgspec
 
-from pipeline import sites, survey
+from pipeline import changes, sites, survey
 from pipeline import tokenisation as tokenisations
 from pipeline.corpus import Corpus, name
 from pipeline.memory import Memory, Model, largest_part, of_harvest
-from pipeline.recipe import CacheTable, ModelTable, Opened
+from pipeline.recipe import CacheTable, ModelTable, Opened, expand
 from storage.advice import suggestion
+from storage.artifact import Record
 from storage.cache import Cache, unseen
 from storage.dtype import DtypeName, logical
 from storage.errors import InputError
@@ -64,6 +65,8 @@ class CacheFacts(Value):
     tokenisation: dict[str, Any]
     sets: dict[str, TokenSet] = {}
     """The tokens of every set whose logits the recipe asks for."""
+    changed: tuple[str, ...] = ()
+    """Files that changed since a segment took them, where the schedule says to keep what was taken."""
     memory: Memory | None = None
     """What a worker that harvests it holds; None for a cache that only the lake knows."""
 
@@ -76,6 +79,8 @@ class Facts(Value):
     """Caches that jobs name and only the lake knows."""
     artifacts: frozenset[str]
     """Finished artifacts in the lake."""
+    candidates: tuple[Record, ...] = ()
+    """Of the kinds of which a job continues: what it may go on from."""
 
 
 def gather(opened: Opened, named: frozenset[str]) -> Facts:
@@ -89,10 +94,13 @@ def gather(opened: Opened, named: frozenset[str]) -> Facts:
         name: _cache_facts(opened, lake, name, table, files[table.corpus])
         for name, table in opened.recipe.caches.items()
     }
+    artifacts = lake.artifacts()
+    continued = {table.get("kind") for table in expand(opened.recipe.jobs).values() if table.get("refit") == "continue"}
     return Facts(
         caches=caches,
         shared={name: _shared_facts(_shared(opened, lake, name)) for name in sorted(named - set(caches))},
-        artifacts=frozenset(lake.artifacts()),
+        artifacts=frozenset(artifacts),
+        candidates=tuple(lake.artifact(one).record for one in artifacts if one.rpartition("-")[0] in continued),
     )
 
 
@@ -130,7 +138,9 @@ def _cache_facts(
     identity = _identity(facts, model, corpus, tokenisation, table.dtype)
     record = make_record(f"{facts.name}.{name(corpus)}", identity, {"model": source, "revision": facts.revision})
     held = lake.find(record)
-    files = _with_digests(files, held)
+    files = changes.with_digests(files, held)
+    changed = changes.changed(files, held, opened.recipe.schedule) if held else ()
+    files = tuple(file for file in files if file.path not in changed)
     found = CacheFacts(
         record=held.record if held else record,
         folder=held.id if held else record.folder,
@@ -138,7 +148,8 @@ def _cache_facts(
         segments=_segments(held) if held else (),
         n_claimed=held.n_claimed if held else 0,
         new_files=unseen(held, files) if held else files,
-        gone=len(set(held.taken) - {file.path for file in files}) if held else 0,
+        gone=len(set(held.taken) - {file.path for file in files} - set(changed)) if held else 0,
+        changed=changed,
         source=source,
         revision=facts.revision,
         tokenisation=tokenisation,
@@ -199,21 +210,6 @@ def _check_tokeniser(facts: CacheFacts, where: str) -> None:
         Tokeniser(facts.source, facts.revision or None, convert(facts.tokenisation, Tokenisation, where))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _with_digests(files: tuple[SourceFile, ...], held: Cache | None) -> tuple[SourceFile, ...]:
-    """The files with what their contents hash to; a file whose size and time did not change is not read again."""
-    taken = held.taken if held else {}
-    known = {path: file.digest for path, file in taken.items()}
-    same = {file.path for file in files if file.path in taken and _same(file, taken[file.path])}
-    return tuple(
-        msgspec.structs.replace(file, digest=known[file.path] if file.path in same else survey.digest(file))
-        for file in files
-    )
-
-
-def _same(file: SourceFile, taken: SourceFile) -> bool:
-    return (file.size, file.stamp) == (taken.size, taken.stamp)
 
 
 def _segments(cache: Cache) -> tuple[SegmentState, ...]:

@@ -30,17 +30,9 @@ _LINES = 20_000
 class Journal:
     """What is written of one run; `end` it whatever happens."""
 
-    def __init__(self, lake: Folder, opened: Opened, day: date | None = None) -> None:
-        """`day` is the night's, where the run is a scheduled one; today (UTC) otherwise."""
-        now = datetime.now(UTC)
-        self.start = Start(
-            id=f"{day or now.date()}-{uuid.uuid4().hex[:8]}",
-            recipe=opened.title,
-            digest=recipe_digest(opened),
-            owner=owner(),
-            time=now.isoformat(timespec="seconds"),
-            versions=versions(),
-        )
+    def __init__(self, lake: Folder, opened: Opened, run_id: str = "") -> None:
+        """`run_id` names the folder; one of today (UTC) is made up if it is not given."""
+        self.start = begun(opened, run_id or new_id(datetime.now(UTC).date()))
         self.folder = runs.begin(lake, self.start)
         self.steps: list[StepRun] = []
         self.record: RunRecord | None = None
@@ -73,6 +65,23 @@ class Journal:
         self.record = record
         with suppress(OSError):
             self.folder.remove("progress.json")
+
+
+def new_id(day: date) -> str:
+    """A name for the folder of a run of that day."""
+    return f"{day}-{uuid.uuid4().hex[:8]}"
+
+
+def begun(opened: Opened, run_id: str) -> Start:
+    """What `started.json` says of a run of the recipe that begins now, here."""
+    return Start(
+        id=run_id,
+        recipe=opened.title,
+        digest=recipe_digest(opened),
+        owner=owner(),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=versions(),
+    )
 
 
 class _Kept(logging.Handler):

@@ -1,20 +1,22 @@
 """The plan: from a recipe and the facts to the steps that are left. Pure: no reading, no writing, no clock."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import msgspec
 
 import jobs
 from jobs.core.context import Read
+from pipeline import series
 from pipeline.facts import CacheFacts, Facts, SegmentState
 from pipeline.recipe import Opened, expand
+from pipeline.schedule import check_limits
 from storage.advice import suggestion
 from storage.artifact import Input
 from storage.dtype import stored, stored_width
 from storage.errors import InputError
 from storage.site import Site, stored_dtype
-from storage.value import Value, convert, identity
+from storage.value import Value, convert
 
 _BYTES_PER_TOKEN = 4
 """Of English text, roughly; used only to say how large a corpus will be before its tokens are counted."""
@@ -28,6 +30,8 @@ class Study(Value):
     config: Any
     """The job module's own `Config`."""
     reads: tuple[Read, ...]
+    refit: jobs.Refit = "all"
+    """What it sees when its caches have grown."""
 
 
 class CacheStep(Value):
@@ -61,6 +65,8 @@ class JobStep(Value):
     artifact: str
     """Folder name of its artifact."""
     done: bool
+    previous: str = ""
+    """The artifact that it goes on from, if any."""
 
 
 Step = CacheStep | JobStep
@@ -68,7 +74,10 @@ Step = CacheStep | JobStep
 
 def studies(opened: Opened) -> tuple[Study, ...]:
     """The recipe's jobs, each decoded by its own module; errors carry the table's name."""
-    return tuple(_study(name, table) for name, table in expand(opened.recipe.jobs).items())
+    tables = expand(opened.recipe.jobs)
+    if opened.recipe.schedule is not None:
+        check_limits(opened.recipe.schedule, tables)
+    return tuple(_study(name, table) for name, table in tables.items())
 
 
 def plan(opened: Opened, work: tuple[Study, ...], facts: Facts) -> tuple[Step, ...]:
@@ -86,8 +95,19 @@ def _study(name: str, table: Mapping[str, Any]) -> Study:
             f"{where}.kind = {table['kind']!r} is no kind of job: {suggestion(str(table['kind']), jobs.names())}"
         )
     module = jobs.load(table["kind"])
-    config = convert({key: value for key, value in table.items() if key != "kind"}, module.Config, where)
-    return Study(name=name, kind=table["kind"], config=config, reads=module.reads(config))
+    config = convert({key: value for key, value in table.items() if key not in ("kind", "refit")}, module.Config, where)
+    reads = module.reads(config)
+    return Study(name=name, kind=table["kind"], config=config, reads=reads, refit=_refit(table, module, reads, where))
+
+
+def _refit(table: Mapping[str, Any], module: jobs.Job, reads: Sequence[Read], where: str) -> jobs.Refit:
+    """What the table asks for, once it is known that the job can do it."""
+    asked, can = table.get("refit", "all"), jobs.refits(module)
+    if asked not in can:
+        raise InputError(f"{where}.refit = {asked!r}: a job of kind {table['kind']!r} takes one of {', '.join(can)}")
+    if asked == "continue" and len({read.cache for read in reads}) != 1:
+        raise InputError(f"{where}.refit = 'continue' wants a job of one cache: use 'all' or 'newest'")
+    return cast(jobs.Refit, asked)
 
 
 def _cache_step(name: str, facts: CacheFacts) -> CacheStep:
@@ -110,7 +130,20 @@ def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:
     for read in study.reads:
         _check_read(study, read, known[read.cache])
     inputs = {read.cache: _input(read, study, known[read.cache]) for read in study.reads}
-    artifact = f"{study.kind}-{_artifact_id(study, inputs)}"
+    config = msgspec.to_builtins(study.config, enc_hook=str)
+    previous = series.last(study.kind, config, inputs, facts.candidates) if study.refit == "continue" else None
+    if previous is not None:
+        (name,), (seen,) = inputs, previous.inputs.values()
+        if seen.segments == inputs[name].segments:  # it has seen everything
+            return _made(study, {name: seen}, previous.previous, facts)
+        first = max(seen.segments, inputs[name].first)
+        inputs = {name: msgspec.structs.replace(inputs[name], first=first)}
+    return _made(study, inputs, series.folder(previous) if previous else "", facts)
+
+
+def _made(study: Study, inputs: dict[str, Input], previous: str, facts: Facts) -> JobStep:
+    config = msgspec.to_builtins(study.config, enc_hook=str)
+    artifact = f"{study.kind}-{series.artifact_id(study.kind, config, inputs, study.refit, previous)}"
     return JobStep(
         name=study.name,
         kind=study.kind,
@@ -118,6 +151,7 @@ def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:
         inputs=inputs,
         artifact=artifact,
         done=artifact in facts.artifacts,
+        previous=previous,
     )
 
 
@@ -128,6 +162,8 @@ def _input(read: Read, study: Study, facts: CacheFacts) -> Input:
     every = not all(one.sites for one in reads)
     sites = tuple(site for site in facts.widths if every or site in named)
     first, stop = window_to_be(facts)
+    if study.refit == "newest":
+        first = max(first, stop - 1)
     return Input(cache=facts.folder, first=first, segments=stop, sites=sites)
 
 
@@ -144,23 +180,6 @@ def _check_read(study: Study, read: Read, facts: CacheFacts) -> None:
                 f"cache {read.cache!r} holds sites {', '.join(facts.widths)}; job {study.name!r} asks for {site}: "
                 f"add it to [caches.{read.cache}] and run again"
             )
-
-
-def _artifact_id(study: Study, inputs: Mapping[str, Input]) -> str:
-    """Hash of the kind, the configuration and the caches; a cache's name in the recipe is only an alias."""
-    config = _renamed(
-        msgspec.to_builtins(study.config, enc_hook=str), {name: one.cache for name, one in inputs.items()}
-    )
-    seen = sorted((one.cache, one.first, one.segments, sorted(one.sites)) for one in inputs.values())
-    return identity({"kind": study.kind, "config": config, "inputs": seen})
-
-
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(value, dict):
-        return {key: _renamed(one, names) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_renamed(one, names) for one in value]
-    return names.get(value, value) if isinstance(value, str) else value
 
 
 def describe(step: Step) -> tuple[str, str, str]:
@@ -181,6 +200,8 @@ def _progress(step: CacheStep) -> str:
         parts.append("a segment whose tokens are not indexed yet")
     if facts.gone:
         parts.append(f"{facts.gone} files are gone from the corpus; their rows stay")
+    if facts.changed:
+        parts.append(f"{len(facts.changed)} files changed since they were taken; what was taken stays")
     return "; ".join(parts)
 
 

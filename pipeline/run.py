@@ -3,15 +3,15 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from pipeline import memory
 from pipeline.build import Built, CacheRun, build
+from pipeline.estimate import check_disk
 from pipeline.facts import Facts, gather
 from pipeline.follow import harvesting
 from pipeline.journal import Journal
@@ -20,6 +20,7 @@ from pipeline.pools import make_pool
 from pipeline.progress import Progress
 from pipeline.recipe import Opened
 from pipeline.work import JobReceipt, JobTask, JobWorker
+from pipeline.worth import spent
 from storage.errors import GarnerError, InputError, RunError
 from storage.lake import Lake
 from storage.lease import Lease, take
@@ -42,7 +43,18 @@ class Outcome(Value):
     jobs: tuple[JobReceipt, ...] = ()
     """Of the jobs that ran."""
     record: RunRecord | None = None
-    """None if nothing was missing."""
+    """None if nothing was missing and the run was no night's."""
+
+
+class Night(Protocol):
+    """What a scheduled run adds."""
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run's folder."""
+
+    def told(self, steps: Sequence[Step], done: Sequence[StepRun]) -> Mapping[str, Any]:
+        """What the record holds beside the steps that were done; `steps` are all, as they were planned."""
 
 
 def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
@@ -52,40 +64,39 @@ def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
     return facts, plan(opened, work, facts)
 
 
-def run(
-    opened: Opened,
-    progress: Progress,
-    day: date | None = None,
-    night: Callable[[Sequence[StepRun]], Mapping[str, Any]] | None = None,
-) -> Outcome:
-    """Build what is missing, and keep a record of it in the lake.
-
-    A scheduled run gives its `day`, and says with `night` what its record holds beside the steps.
-    """
+def run(opened: Opened, progress: Progress, night: Night | None = None) -> Outcome:
+    """Build what is missing, and keep a record of it in the lake; of a `night` also where nothing is missing."""
     _, steps = survey(opened)
     left = [step for step in steps if not step.done]
     for step in steps:
         if step.done:
             log.info("%s: done already", step.name)
-    if not left:
+    if not left and night is None:
         return Outcome(steps=steps)
     _check_memory(opened, left)
+    check_disk(opened, left)
     lake = Lake(opened.lake)
     lake.check_writable()
-    journal = Journal(lake.folder, opened, day)
+    journal = Journal(lake.folder, opened, night.run_id if night else "")
     progress.listener = journal.tell
-    with _kept(journal, night), _holding(lake, journal.start.id, steps):
-        pool = make_pool(opened.recipe.pool, opened.lake)
-        for step in left:
-            if isinstance(step, CacheStep):
-                journal.steps.append(_build(opened, step, lake, pool, progress))
-        todo = [step for step in left if isinstance(step, JobStep)]
-        receipts = _run_jobs(opened, todo, pool, progress, journal)
+    with _kept(journal, opened, steps, night), _holding(lake, journal.start.id, steps):
+        receipts = _make(opened, left, lake, progress, journal) if left else ()
     return Outcome(steps=steps, jobs=receipts, record=journal.record)
 
 
+def _make(
+    opened: Opened, left: Sequence[Step], lake: Lake, progress: Progress, journal: Journal
+) -> tuple[JobReceipt, ...]:
+    """Caches one after the other, then the jobs."""
+    pool = make_pool(opened.recipe.pool, opened.lake)
+    for step in left:
+        if isinstance(step, CacheStep):
+            journal.steps.append(_build(opened, step, lake, pool, progress))
+    return _run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress, journal)
+
+
 @contextmanager
-def _kept(journal: Journal, night: Callable[[Sequence[StepRun]], Mapping[str, Any]] | None) -> Iterator[None]:
+def _kept(journal: Journal, opened: Opened, steps: Sequence[Step], night: Night | None) -> Iterator[None]:
     """Writes the run's record, whatever happens inside."""
     status, error = "stopped", ""
     try:
@@ -98,7 +109,8 @@ def _kept(journal: Journal, night: Callable[[Sequence[StepRun]], Mapping[str, An
         status, error = "failed", f"{type(fault).__name__}: {fault}"
         raise
     finally:
-        journal.end(status, error, night=dict(night(journal.steps)) if night else {})
+        more = {"night": dict(night.told(steps, journal.steps))} if night else {}
+        journal.end(status, error, cost=spent(opened, journal.steps), **more)
 
 
 @contextmanager
@@ -110,7 +122,7 @@ def _holding(lake: Lake, run_id: str, steps: Sequence[Step]) -> Iterator[Lease]:
     """
     read = {one.cache for step in steps if isinstance(step, JobStep) for one in step.inputs.values()}
     built = {step.facts.folder for step in steps if isinstance(step, CacheStep) and not step.done}
-    artifacts = {step.artifact for step in steps if isinstance(step, JobStep)}
+    artifacts = {one for step in steps if isinstance(step, JobStep) for one in (step.artifact, step.previous) if one}
     uses = [f"caches/{name}" for name in sorted(read | built)] + [f"artifacts/{name}" for name in sorted(artifacts)]
     lease = take(lake.folder, f"run.{run_id}", uses=uses)
     assert isinstance(lease, Lease)
@@ -214,4 +226,5 @@ def _task(opened: Opened, step: JobStep, run_id: str) -> JobTask:
         lake=opened.lake,
         mirror=opened.mirror,
         made={"owner": owner(), "run": run_id},
+        previous=step.previous,
     )

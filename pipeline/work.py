@@ -33,6 +33,8 @@ class JobTask(Value):
     """Folder of this machine that keeps what is read of a remote lake."""
     made: dict[str, str] = {}
     """Who asked for it, and in which run."""
+    previous: str = ""
+    """The artifact that it goes on from, if any."""
 
     def __hash__(self) -> int:
         return hash(self.artifact)
@@ -75,7 +77,8 @@ def _run(task: JobTask, device: str) -> JobReceipt:
     lake = Lake(task.lake, task.mirror)
     caches = {name: _opened(lake, one) for name, one in task.inputs.items()}
     writer = ArtifactWriter(lake.artifact_folder(task.artifact))
-    report = module.run(config, Context(caches, writer, device))
+    previous = lake.artifact(task.previous) if task.previous else None
+    report = module.run(config, Context(caches, writer, device, previous))
     record = Record(
         kind=task.kind,
         id=task.artifact.rpartition("-")[2],
@@ -86,6 +89,7 @@ def _run(task: JobTask, device: str) -> JobReceipt:
         versions=versions(),
         seconds=time.monotonic() - started,
         made={**task.made, "time": datetime.now(UTC).isoformat(timespec="seconds")},
+        previous=task.previous,
     )
     kept = writer.close(record)
     return JobReceipt(name=task.name, artifact=task.artifact, headline=kept.report["headline"], seconds=record.seconds)

@@ -1,6 +1,8 @@
 """Carrying out what `storage.sweep` found: each cache and artifact under its lease, and looked at again under it."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from storage.errors import InputError
 from storage.lake import Lake
@@ -50,5 +52,15 @@ def _carry_out(lake: Lake, one: Found) -> None:
 def _drop(lake: Lake, one: Found) -> None:
     for path in one.objects:
         lake.folder.remove(path)
-    if one.path.startswith(("runs/", "leases/")) and lake.folder.local is not None:
-        lake.folder.remove(one.path)  # the empty folder
+    if lake.folder.local is not None:
+        _prune(lake.folder.local, {(lake.folder.local / path).parent for path in one.objects})
+
+
+def _prune(lake: Path, folders: set[Path]) -> None:
+    """Remove folders of a local disk that are empty now, and those above them; an object store has none."""
+    for folder in sorted(folders, reverse=True):
+        for one in (folder, *folder.parents):
+            if one == lake or not one.is_dir() or any(one.iterdir()):
+                break
+            with suppress(OSError):  # somebody has just written into it
+                one.rmdir()

@@ -147,12 +147,15 @@ def take(
             return lease
 
 
-def holders(lake: Folder) -> tuple[Holder, ...]:
-    """Everyone who holds a lease in the lake and lives; asks once around, and waits for beats where it must."""
+def holders(lake: Folder, own: str = "") -> tuple[Holder, ...]:
+    """Everyone who holds a lease in the lake and lives, but for the holder whose token is `own`.
+
+    Asks once around, and waits for beats where it must.
+    """
     found = []
     for name in lake.names("leases"):
         folder = _folder(lake, name)
-        if (holder := _current(folder)[1]) is not None:
+        if (holder := _current(folder)[1]) is not None and holder.token != own:
             found.append((folder, holder))
     before = [folder.find(_beat(holder.term)) for folder, holder in found]
     since = time.monotonic()

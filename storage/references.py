@@ -53,7 +53,7 @@ def references(lake: Lake, own: str = "") -> References:
 
     Leases come before records: a run writes its record before it ends its lease.
     """
-    held = [holder for holder in holders(lake.folder) if holder.token != own]
+    held = holders(lake.folder, own)
     used = {path: f"{holder.name} of {holder}" for holder in held for path in holder.uses}
     records = {f"artifacts/{name}": lake.artifact(name).record for name in lake.artifacts()}
     pinned: dict[str, str] = {}

@@ -1,8 +1,11 @@
 """One unit's rows of one site, on their way to whole shards and a mark."""
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +19,21 @@ from storage.shard import ShardMark, adopt, empty_rows, key, write
 from storage.site import Site
 
 _WRITING = 2
-"""Shards of one site being written at once; `put` waits for the oldest when there are more."""
+"""Shards of one site being written or adopted at once; who has another to write waits."""
+
+
+def turns() -> threading.Semaphore:
+    """What the writers of one site share, so that together they hold no more shards than one alone would."""
+    return threading.Semaphore(_WRITING)
+
+
+class _Whole(NamedTuple):
+    mark: ShardMark
+    moments: Moments
+    seconds: float = 0.0
+    """It took to be written; 0 if it was there."""
+    written: int = 0
+    """Bytes; 0 if it was there."""
 
 
 class UnitWriter:
@@ -33,20 +50,28 @@ class UnitWriter:
         unit: int,
         executor: Executor,
         spare: list[np.ndarray],
+        shared: threading.Semaphore | None = None,
     ) -> None:
-        """`spare` keeps buffers from one unit to the next: fresh memory costs as much time as writing it."""
+        """`spare` keeps buffers from one unit to the next: fresh memory costs as much time as writing it.
+
+        `shared` are the site's `turns`, where the writers of two units may be at work at once.
+        """
         self.site, self._spare = site, spare
+        self.encoding = 0.0
+        """Seconds that rows took to be encoded into the buffers of their shards."""
+        self.writing = 0.0
+        """Seconds that shards took to be written, summed over threads; known when the unit is marked."""
+        self.written = 0
+        """Bytes of the shards that were written; known when the unit is marked."""
         self._segment, self._layout, self._unit = segment, layout, unit
-        self._executor = executor
+        self._executor, self._turns = executor, shared or turns()
         self._started = time.monotonic()
         self._folder = segment.array(site)
         shards = layout.shards_within(*segment.plan.unit_range(unit))
-        there = {s for s in shards if self._folder.exists(key(s))}
-        self._left = {s: _length(layout, s) for s in shards if s not in there}
+        self._there = [s for s in shards if self._folder.exists(key(s))]
+        self._left = {s: _length(layout, s) for s in shards if s not in self._there}
         self._buffers: dict[int, np.ndarray] = {}
-        self._writing: dict[int, Future[tuple[ShardMark, Moments]]] = {
-            s: executor.submit(adopt, self._folder, layout, s) for s in there
-        }
+        self._begun: dict[int, Future[_Whole]] = {}
 
     @property
     def missing(self) -> tuple[tuple[int, int], ...]:
@@ -62,19 +87,21 @@ class UnitWriter:
                 continue
             first, last = self._layout.shard_range(shard)
             a, b = max(start, first), min(stop, last)
-            if shard not in self._buffers:
-                self._buffers[shard] = empty_rows(self._layout, shard, self._spare)
-            self._buffers[shard][a - first : b - first] = encode(self._layout.dtype, x_ND[a - start : b - start])
+            self._encode(shard, a - first, x_ND[a - start : b - start])
             self._left[shard] -= b - a
             if self._left[shard] == 0:
-                self._write(shard)
+                del self._left[shard]
+                self._begin(shard, partial(self._write, shard, self._buffers.pop(shard)))
 
     def finish(self, attempt: str, worker: str) -> Mark:
-        """Wait for the shards, and mark the unit; the mark is the commit."""
+        """Adopt what was there, wait for the shards, and mark the unit; the mark is the commit."""
         if self._left:
             raise RunError(f"unit {self._unit} of {self.site} ended with rows missing in shards {sorted(self._left)}")
-        done = [self._writing[shard].result() for shard in sorted(self._writing)]
-        moments = merge(one for _, one in done)
+        for shard in self._there:
+            self._begin(shard, partial(self._adopt, shard))
+        done = [self._begun[shard].result() for shard in sorted(self._begun)]
+        self.writing, self.written = sum(one.seconds for one in done), sum(one.written for one in done)
+        moments = merge(one.moments for one in done)
         mark = Mark(
             unit=self._unit,
             rows=moments.count + moments.nonfinite,
@@ -82,27 +109,45 @@ class UnitWriter:
             worker=worker,
             seconds=time.monotonic() - self._started,
             moments=moments,
-            shards=tuple(one for one, _ in done),
+            shards=tuple(one.mark for one in done),
         )
         self._segment.mark(self.site, mark)
         return mark
 
-    def _write(self, shard: int) -> None:
-        del self._left[shard]
-        _await_all_but(list(self._writing.values()), _WRITING - 1)
-        self._writing[shard] = self._executor.submit(self._written, shard, self._buffers.pop(shard))
+    def _encode(self, shard: int, at: int, x_ND: np.ndarray) -> None:
+        began = time.perf_counter()
+        if shard not in self._buffers:
+            self._buffers[shard] = empty_rows(self._layout, shard, self._spare)
+        self._buffers[shard][at : at + len(x_ND)] = encode(self._layout.dtype, x_ND)
+        self.encoding += time.perf_counter() - began
 
-    def _written(self, shard: int, x_RW: np.ndarray) -> tuple[ShardMark, Moments]:
-        done = write(self._folder, self._layout, shard, x_RW)
+    def _begin(self, shard: int, work: Callable[[], _Whole]) -> None:
+        """Have the executor do it at this site's turn; an error of a shard that was begun before is raised here."""
+        self._turns.acquire()
+        try:
+            for ended in [one for one in self._begun.values() if one.done()]:
+                ended.result()
+            self._begun[shard] = self._executor.submit(self._in_turn, work)
+        except BaseException:
+            self._turns.release()
+            raise
+
+    def _in_turn(self, work: Callable[[], _Whole]) -> _Whole:
+        try:
+            return work()
+        finally:
+            self._turns.release()
+
+    def _write(self, shard: int, x_RW: np.ndarray) -> _Whole:
+        began = time.perf_counter()
+        mark, moments = write(self._folder, self._layout, shard, x_RW)
         self._spare.append(x_RW)
-        return done
+        return _Whole(mark, moments, time.perf_counter() - began, mark.size)
+
+    def _adopt(self, shard: int) -> _Whole:
+        return _Whole(*adopt(self._folder, self._layout, shard))
 
 
 def _length(layout: Layout, shard: int) -> int:
     first, stop = layout.shard_range(shard)
     return stop - first
-
-
-def _await_all_but(futures: Sequence[Future[tuple[ShardMark, Moments]]], newest: int) -> None:
-    for future in futures[: max(len(futures) - newest, 0)]:
-        future.result()

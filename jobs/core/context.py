@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import save
 
-from storage.artifact import ArtifactWriter
+from storage.artifact import Artifact, ArtifactWriter
 from storage.cache import Cache
 from storage.site import Site
 from storage.value import Value
@@ -51,10 +51,14 @@ class Report(Value):
 
 
 class Context:
-    """The caches a job named, the device it may use, and the artifact it fills."""
+    """The caches a job named, the device it may use, the artifact it fills, and the one it goes on from."""
 
-    def __init__(self, caches: Mapping[str, Cache], artifact: ArtifactWriter, device: str) -> None:
+    def __init__(
+        self, caches: Mapping[str, Cache], artifact: ArtifactWriter, device: str, previous: Artifact | None = None
+    ) -> None:
+        """With `previous`, which is the last of its series, the caches show only the segments that one did not see."""
         self.device = device
+        self.previous = previous
         self._caches = caches
         self._artifact = artifact
 

@@ -26,8 +26,8 @@ _ABOUT_PURITY = "share of a feature's strongest tokens that are one token; null:
 _ABOUT_AUROC = "best single feature for each value of the label, mean over values; null: shuffled labels"
 
 
-def report(config: Config, rows: Rows, found: Found) -> Report:
-    """The numbers with their nulls, and what a reader must know of them."""
+def report(config: Config, rows: Rows, found: Found, previous: str = "") -> Report:
+    """The numbers with their nulls, and what a reader must know of them; `previous` is what training went on from."""
     tally, pure = found.tally, found.pure
     dead = float((tally.density == 0).mean())
     metrics = [
@@ -42,7 +42,8 @@ def report(config: Config, rows: Rows, found: Found) -> Report:
     for telling in found.tellings:
         name, value = f"auroc.{telling.label}", float(telling.auroc_V.mean())
         metrics.append(Metric(name=name, value=value, null=telling.null, about=_ABOUT_AUROC))
-    return Report(headline=_headline(config, found, dead), metrics=tuple(metrics), notes=_notes(config, rows, found))
+    notes = _notes(config, rows, found, previous)
+    return Report(headline=_headline(config, found, dead), metrics=tuple(metrics), notes=notes)
 
 
 def _headline(config: Config, found: Found, dead: float) -> str:
@@ -60,11 +61,17 @@ def _headline(config: Config, found: Found, dead: float) -> str:
     )
 
 
-def _notes(config: Config, rows: Rows, found: Found) -> tuple[str, ...]:
+def _notes(config: Config, rows: Rows, found: Found, previous: str) -> tuple[str, ...]:
     n_training = int(rows.training_N.sum())
+    start = (
+        f"Went on from the weights and the scale of {previous}, on rows that it did not see; Adam's state began anew."
+        if previous
+        else "Scale and starting bias come from the moments of all rows; no other number of held-out rows reaches "
+        "training."
+    )
     notes = [
         f"Trained on {n_training} rows, {config.epochs} times; measured on {found.tally.n} rows of other documents.",
-        "Scale and starting bias come from the moments of all rows; no other number of held-out rows reaches training.",
+        start,
         f"PCA is fitted to {min(n_training, PCA_ROWS)} training rows; the random dictionary's scale to held-out ones.",
         "A feature that fires on no held-out row counts as dead, however rarely it may fire elsewhere.",
         f"Purity is over the {len(found.pure.shares_F)} features with {config.n_examples} examples.",
