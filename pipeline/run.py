@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from storage.errors import GarnerError, InputError, RunError
 from storage.lake import Lake
 from storage.lease import Lease, take
 from storage.process import owner
-from storage.removal import removed
+from storage.removal import EXPIRED, removed
 from storage.runs import RunRecord, StepRun
 from storage.value import Value
 from workers.pool import Loss, Needs, Pool
@@ -127,13 +127,21 @@ def _holding(lake: Lake, run_id: str, steps: Sequence[Step]) -> Iterator[Lease]:
     lease = take(lake.folder, f"run.{run_id}", uses=uses)
     assert isinstance(lease, Lease)
     with lease:
-        for name in sorted(read - built):
-            if removed(lake.folder / f"caches/{name}"):
-                raise InputError(
-                    f"cache {name} was marked for removal since this run was planned: `garner rm --undo` it, or run "
-                    "again to make it anew"
-                )
+        _check_marks(lake, steps, built)
         yield lease
+
+
+def _check_marks(lake: Lake, steps: Sequence[Step], built: Collection[str]) -> None:
+    """Whether something that jobs read was marked since the run was planned; what is built is kept by building it."""
+    for step in steps:
+        for one in step.inputs.values() if isinstance(step, JobStep) and not step.done else ():
+            folder = lake.folder / f"caches/{one.cache}"
+            first = folder / f"segments/{one.first:05d}"
+            if (removed(folder) and one.cache not in built) or first.exists(EXPIRED):
+                raise InputError(
+                    f"cache {one.cache}, which job {step.name!r} reads, was marked for removal since this run was "
+                    "planned: run again to make what is missing, or `garner rm --undo` it"
+                )
 
 
 def _check_memory(opened: Opened, left: Sequence[Step]) -> None:
