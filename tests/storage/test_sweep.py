@@ -143,6 +143,24 @@ def test_a_purge_leaves_its_marks_till_last(lake):
     assert order == ["segments", "cache.json", REMOVED, PURGING]
 
 
+def test_a_purge_that_is_killed_after_its_first_removal_has_no_way_back(lake, monkeypatch):
+    cache = cache_of(lake)
+    mark(cache.folder, REMOVED)
+    real = type(cache.folder).remove
+
+    def remove(folder, name):
+        real(folder, name)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(type(cache.folder), "remove", remove)
+        purge(cache.folder)
+    assert not cache.folder.names("segments/00000")
+    with pytest.raises(InputError, match="half removed already"):
+        take_back(cache.folder)
+    assert lake.caches() == ()
+
+
 def test_a_marked_cache_that_is_asked_for_again_stays_as_it_is(lake):
     cache = cache_of(lake)
     before = objects(lake)
