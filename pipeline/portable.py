@@ -38,6 +38,11 @@ def portable(path: str, settings: Sequence[str], opened: Opened) -> Portable:
                 f"{where} holds a password: a recipe that is sent can be read by all who use the cluster; give its "
                 "machines a role, or a secret of their own, and leave it out"
             )
+    if table.get("schedule", {}).get("alerts", {}).get("webhook", "$").startswith("https://"):
+        raise InputError(
+            "schedule.alerts.webhook is an address, which all who use the cluster could read: write the name of an "
+            'environment variable of its machines, such as "$SLACK_WEBHOOK"'
+        )
     places = dict(_places(opened))
     for field, place in places.items():
         *outer, last = field.split("/")

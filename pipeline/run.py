@@ -173,6 +173,7 @@ def _step_run(step: CacheStep, built: Built, losses: Sequence[Loss]) -> StepRun:
         rows=built.harvested.rows,
         tokens=built.harvested.forward_tokens,
         workers=built.harvested.workers,
+        harvest=built.harvested.seconds,
         busy=built.harvested.busy,
         timings={"tokenise": built.tokenise} | built.harvested.timings,
         bytes=built.harvested.bytes,

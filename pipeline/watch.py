@@ -79,7 +79,7 @@ def _record_lines(record: RunRecord) -> Iterator[str]:
 
 def _harvest_line(step: StepRun) -> str:
     """Rows, throughput, utilisation, and where the workers' time went."""
-    rate = step.tokens / step.seconds if step.seconds else 0.0
+    rate = step.tokens / step.harvest if step.harvest else 0.0
     whole = sum(step.timings.values()) or 1.0
     shares = ", ".join(f"{what} {seconds / whole:.0%}" for what, seconds in step.timings.items() if seconds)
     lost = ", ".join(f"{count} {reason}" for reason, count in step.losses.items())

@@ -48,6 +48,8 @@ class StepRun(Value):
     """Tokens that went through the model."""
     workers: int = 0
     """Workers that had a unit."""
+    harvest: float = 0.0
+    """Wall time of harvesting alone."""
     busy: float = 0.0
     """Seconds that workers spent on units, summed over workers."""
     timings: dict[str, float] = {}
@@ -63,8 +65,8 @@ class StepRun(Value):
 
     @property
     def utilisation(self) -> float:
-        """Share of the workers' time that was spent on units."""
-        return self.busy / (self.seconds * self.workers) if self.workers and self.seconds else 0.0
+        """Share of the workers' time, while there was something to harvest, that was spent on units."""
+        return self.busy / (self.harvest * self.workers) if self.workers and self.harvest else 0.0
 
 
 class RunRecord(Value):

@@ -5,10 +5,15 @@ An editable install beside an uploaded copy can mix two versions, package by pac
 
 import hashlib
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from storage.errors import RunError
+from workers.pool import Place
+
+T = TypeVar("T")
 
 PACKAGES = ("pipeline", "workers", "storage", "jobs")
 _SUFFIXES = (".py", ".jinja")
@@ -56,6 +61,12 @@ def check_same(expected: str) -> None:
             f"this process imports garner {found} from {root}, the driver has {expected}: install the same version on "
             "every machine, or none and use `garner submit`, which sends its own"
         )
+
+
+def checked(expected: str, make: Callable[[Place], T], place: Place) -> T:
+    """What `make` builds, once it is known that the code here is the driver's."""
+    check_same(expected)
+    return make(place)
 
 
 def _root(package: str) -> Path:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from workers.connect import start
 from workers.crew import LIMITS, Call, Limits, Worker
 from workers.flight import Flight
 from workers.groups import Group, Node, settle, targets, without_gpus
+from workers.one_root import checked, fingerprint, one_root
 from workers.pool import NEEDS, Loss, Make, Needs, Reason, Receipt, Task
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ class RayPool:
     ) -> None:
         """`address` is "local" for a Ray of this process's own."""
         start(address)
+        self._code = None if address == "local" else fingerprint(one_root())
         self._groups = settle(groups, _nodes(), address == "local", cpu_fallback)
         self._limits = limits
         self.losses: list[Loss] = []
@@ -44,7 +47,8 @@ class RayPool:
     def map(self, make: Make[Task, Receipt], tasks: Sequence[Task], needs: Needs = NEEDS) -> Iterator[Receipt]:
         """Receipts in the order in which tasks end."""
         groups = self._groups if needs.device else without_gpus(self._groups)
-        under_way = _Map(make, groups, Flight(tasks, needs, self._limits, self._record, time.monotonic), self._limits)
+        alike = make if self._code is None else partial(checked, self._code, make)
+        under_way = _Map(alike, groups, Flight(tasks, needs, self._limits, self._record, time.monotonic), self._limits)
         try:
             yield from under_way.receipts(needs.threads)
         finally:

@@ -123,9 +123,9 @@ def test_help_names_every_command(capsys):
         main(["--help"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    for name in (
-        "plan run status report harvest demo nightly submit ls show verify repair copy export pin retention rm gc"
-    ).split():
+    recipes = ("plan", "run", "status", "report", "harvest", "demo", "nightly", "submit")
+    lakes = ("ls", "show", "verify", "repair", "copy", "export", "pin", "retention", "rm", "gc")
+    for name in (*recipes, *lakes):
         assert re.search(rf"^\s+{name}\s+\w", told, re.MULTILINE)
 
 

@@ -42,5 +42,8 @@ def test_the_bound_follows_shards_batches_and_files(decoder, tmp_path):
     narrow = planned(table | {"pool": {"kind": "local", "batch_tokens": 64}}, tmp_path)
     assert small.shards < plain.shards / 2
     assert narrow.forward == plain.forward * 64 // 8192
+    assert narrow.batches == plain.batches * 64 // 8192
+    fewer = planned(table | {"caches": {"texts": table["caches"]["texts"] | {"sites": ["resid.0"]}}}, tmp_path)
+    assert fewer.batches < plain.batches / 3
     tiny.write_texts(tmp_path / "docs" / "b.jsonl", ["some words"] * 5000)
     assert planned(table, tmp_path).tokens > 20 * plain.tokens

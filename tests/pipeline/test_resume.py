@@ -86,7 +86,7 @@ def test_a_run_that_dies_after_any_object_is_finished_by_the_next(recipe, undist
             else:
                 died = False
         with monkeypatch.context() as patch:
-            patch.setattr("storage.lease.gone", lambda process, died=died: died)  # as a process that really died would be
+            patch.setattr("storage.lease.gone", lambda process, died=died: died)  # as if the process had died
             tiny.harvest(recipe | {"lake": lake}, tmp_path)
         assert objects(tmp_path / lake) == undisturbed, f"died after object {n}"
     assert n == store.count + 1 > 40

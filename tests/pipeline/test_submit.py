@@ -105,6 +105,10 @@ def test_places_on_this_disk_are_refused_by_name_unless_the_cluster_shares_it(he
         ("pool.mirror=scratch", "write it as an absolute path"),
         ("lake=s3://key:hunter2@team/lake", "lake holds a password"),
         ("corpora.wiki.files=https://me:hunter2@docs/a.jsonl", "corpora.wiki.files holds a password"),
+        (
+            'schedule={cron="0 2 * * *", alerts={webhook="https://hooks.example.com/hunter2"}}',
+            "schedule.alerts.webhook is an address, which all who use the cluster could read",
+        ),
     ],
 )
 def test_what_cannot_run_or_must_not_be_read_there_is_refused(remote, setting, why):
