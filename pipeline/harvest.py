@@ -6,17 +6,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pipeline.progress import Progress
 from storage.segment import Segment
 from storage.site import Site, stored_dtype
 from storage.value import Value
-from workers.pool import Pool
+from workers.pool import Needs, Pool
 
 if TYPE_CHECKING:
-    from workers.harvest import HarvestSpec, Rows
+    from workers.feed import Rows
+    from workers.harvest import HarvestSpec, UnitReceipt
 
 ROWS: "dict[str, Rows]" = {"patches": "patches", "entries": "entries"}
 """What a row is, by the kind of tokenisation; `tokens` for all others."""
+
+
+OVERLAPPING = Needs(threads=2)
+"""While a unit's last shards are written and marked, its worker runs the model over the next unit."""
 
 
 class Harvested(Value):
@@ -28,11 +35,11 @@ class Harvested(Value):
     seconds: float = 0.0
     """Wall time."""
     busy: float = 0.0
-    """Seconds that workers spent on units, summed over workers."""
+    """Seconds in which workers read, ran and stored units, summed over workers; at most seconds times workers."""
     workers: int = 0
     """Workers that had a unit."""
     timings: dict[str, float] = {}
-    """Seconds by what for, summed over workers."""
+    """Seconds by what for, as `workers.timings` tells them apart, summed over workers."""
     bytes: int = 0
     """Written."""
     device: str = "cpu"
@@ -81,16 +88,38 @@ def _units(
     tasks = [task for task in tasks if task.sites]
     rows = [stop - first for first, stop in (segment.plan.unit_range(task.unit) for task in tasks)]
     meter = progress.meter(f"{name}: {len(sites)} sites", sum(rows), "rows")
-    began, receipts = time.monotonic(), []
-    for receipt in pool.map(partial(Harvester, spec), tasks):
+    began, sums = time.monotonic(), _Sums()
+    for receipt in pool.map(partial(Harvester, spec), tasks, OVERLAPPING):
         meter.advance(receipt.rows, receipt.forward_tokens)
-        receipts.append(receipt)
+        sums.add(receipt)
     meter.close()
-    return Harvested(
-        units=len(receipts),
-        rows=sum(receipt.rows for receipt in receipts),
-        forward_tokens=sum(receipt.forward_tokens for receipt in receipts),
-        seconds=time.monotonic() - began,
-        busy=sum(receipt.seconds for receipt in receipts),
-        workers=len({receipt.worker for receipt in receipts}),
-    )
+    return sums.harvested(time.monotonic() - began)
+
+
+class _Sums:
+    """What the receipts add up to; they themselves are not kept, for there may be many."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._busy, self._timings = 0.0, Counter[str]()
+        self._workers: set[str] = set()
+        self._device = "cpu"
+
+    def add(self, receipt: "UnitReceipt") -> None:
+        """Count one more."""
+        self._counts.update(units=1, rows=receipt.rows, forward_tokens=receipt.forward_tokens, bytes=receipt.bytes)
+        self._busy += receipt.busy
+        self._timings.update(msgspec.structs.asdict(receipt.timings))
+        self._workers.add(receipt.worker)
+        self._device = receipt.device
+
+    def harvested(self, seconds: float) -> Harvested:
+        """All of it, after so many seconds."""
+        return Harvested(
+            **self._counts,
+            seconds=seconds,
+            busy=self._busy,
+            workers=len(self._workers),
+            timings=dict(self._timings),
+            device=self._device,
+        )

@@ -8,6 +8,7 @@ from storage.errors import InputError
 from storage.layout import Layout, memory_bound
 from storage.manifest import SourceFile
 from storage.value import Value
+from workers.overlap import AHEAD, BEHIND
 
 _PROCESS = 500 * 2**20
 """Python, torch, transformers, pyarrow and a tokenizer; 470 MiB were measured."""
@@ -15,6 +16,8 @@ _TOKENS = 8
 """Bytes held for each byte of a corpus file while its tokens are indexed; 5.4 were measured on JSON lines."""
 _STREAMS, _WIDE = 8, 4
 """Copies of the residual stream, and of the widest module's output, that a forward pass holds at once at most."""
+_HELD = 2
+"""Batches that are in work on each side of a queue: one being made, one being taken."""
 
 
 class Memory(Value):
@@ -24,18 +27,20 @@ class Memory(Value):
     weights: int
     """Twice the parameters: the file is mapped while they are read."""
     forward: int
+    batches: int
+    """What waits for the model, and rows that wait to be stored; on the GPU, where there is one."""
     shards: int
-    """Being filled and being written."""
+    """Being filled and being written, also while the next unit has begun."""
     tokens: int
     """Of the largest part of the corpus."""
 
     @property
     def total(self) -> int:
-        return self.process + self.weights + self.forward + self.shards + self.tokens
+        return self.process + self.weights + self.forward + self.batches + self.shards + self.tokens
 
     def __str__(self) -> str:
         parts = {"process": self.process, "weights": self.weights, "forward": self.forward}
-        parts |= {"shards": self.shards, "tokens": self.tokens}
+        parts |= {"batches": self.batches, "shards": self.shards, "tokens": self.tokens}
         listed = ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items())
         return f"at most {self.total / 2**20:,.0f} MiB of memory a worker ({listed})"
 
@@ -57,9 +62,20 @@ def of_harvest(layouts: Sequence[Layout], model: Model, batch_tokens: int, part:
         process=_PROCESS,
         weights=2 * model.weights,
         forward=batch_tokens * 4 * (_STREAMS * model.width + _WIDE * model.widest),
+        batches=batch_tokens * 4 * _floats(layouts, model),
         shards=memory_bound(layouts),
         tokens=_TOKENS * part,
     )
+
+
+def _floats(layouts: Sequence[Layout], model: Model) -> int:
+    """Numbers held for each token of a batch before and behind the model.
+
+    Inputs count as wide as the stream, which the pixels of a patch are about. A site's rows are held once more while
+    they are chosen, and while they are rounded to the stored type.
+    """
+    sites = [layout.d for layout in layouts]
+    return (AHEAD + _HELD) * model.width + (BEHIND + _HELD) * sum(sites) + 2 * max(sites, default=0)
 
 
 def largest_part(parts: Iterable[Iterable[SourceFile]]) -> int:

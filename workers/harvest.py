@@ -5,36 +5,31 @@ B: sequences of a batch, T: tokens of its longest, d: width of a site, N: rows.
 
 import os
 import platform
+import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, assert_never
 
-import ml_dtypes
 import msgspec
 import numpy as np
-import torch
 from torch import Tensor
 
-from storage.dtype import DtypeName, largest, logical
-from storage.errors import RunError
-from storage.index import TokenIndex
+from storage.dtype import DtypeName
 from storage.segment import Segment
-from storage.sequences import Sequence as TokenSequence
 from storage.sequences import Sequences
-from storage.site import FIRST, Site, stored_dtype
+from storage.site import Site, stored_dtype
 from storage.url import Folder
 from storage.value import Value
-from storage.writer import UnitWriter
-from workers import images
-from workers.batches import batches, kept, merged, padded, touches
-from workers.mass import indicators
+from storage.writer import UnitWriter, turns
+from workers import images, metrics
+from workers.batches import batches, merged, touches
+from workers.feed import Feed, Feeder, Rows
 from workers.model import ModelSpec, load
+from workers.overlap import AHEAD, BEHIND, ahead, behind
 from workers.pool import Place
-
-Rows = Literal["tokens", "patches", "entries"]
-"""What a row stands for: a token of a text, a patch of an image, an entry of the vocabulary."""
+from workers.shelve import Shelf, Taken
+from workers.timings import Clock, Timings
 
 
 class HarvestSpec(Value):
@@ -74,137 +69,115 @@ class UnitReceipt(Value):
     forward_tokens: int
     """Tokens the model ran over, padding not counted; 0 if every shard was there."""
     seconds: float
+    """From the call to the marks."""
+    busy: float
+    """Of these, seconds in which the model was this unit's; of one worker's units they never overlap."""
     worker: str
     """Host and process id."""
+    device: str
+    """As its maker names it; `cpu` without a GPU."""
+    bytes: int
+    """Of the shards that were written."""
+    timings: Timings
 
 
 class Harvester:
-    """A loaded model that turns units into whole shards; called once per unit."""
+    """A loaded model that turns units into whole shards; called once per unit.
+
+    Batches are read ahead of the model, and rows stored behind it. It may be called from two threads at once: the model
+    is one unit's at a time, and meanwhile the last shards of the unit before are written and marked.
+    """
 
     def __init__(self, spec: HarvestSpec, place: Place) -> None:
         self._spec = spec
         self._batch_tokens = place.batch_tokens or spec.batch_tokens
         self._segment = Segment(Folder(spec.segment), spec.number)
         self._sequences = Sequences(self._segment)
-        self._spare: list[np.ndarray] = []
         self._lm = load(msgspec.structs.replace(spec.model, device=place.device), with_head=bool(spec.sets))
-        self._processor = (
-            images.load_processor(spec.model.source, spec.model.revision) if spec.rows == "patches" else None
-        )
+        processor = images.load_processor(spec.model.source, spec.model.revision) if spec.rows == "patches" else None
+        self._feeder = Feeder(self._segment, spec.rows, processor)
+        widths = {Site.parse(name): width for name, width in spec.widths.items()}
         self._layouts = {
-            site: self._segment.layout(width, stored_dtype(site, spec.dtype))
-            for site, width in ((Site.parse(name), width) for name, width in spec.widths.items())
+            site: self._segment.layout(width, stored_dtype(site, spec.dtype)) for site, width in widths.items()
         }
+        self._spare: list[np.ndarray] = []
+        self._turns = {site: turns() for site in widths}
+        self._model = threading.Lock()
 
     def __call__(self, task: UnitTask) -> UnitReceipt:
         """Harvest one unit; safe to repeat, and safe to be killed at any moment."""
-        started, attempt = time.monotonic(), uuid.uuid4().hex[:12]
+        started, attempt, clock = time.monotonic(), uuid.uuid4().hex[:12], Clock()
         worker = f"{platform.node()}:{os.getpid()}"
         with ThreadPoolExecutor(2, thread_name_prefix="garner-write") as executor:
-            writers = [
-                UnitWriter(self._segment, site, self._layouts[site], task.unit, executor, self._spare)
-                for site in task.sites
-            ]
-            tokens = self._fill(task, writers)
+            with self._model:
+                begun = time.monotonic()
+                writers = [self._writer(site, task.unit, executor) for site in task.sites]
+                tokens = self._fill(task, writers, clock)
+                busy = time.monotonic() - begun
             marks = [writer.finish(attempt, worker) for writer in writers]
-        return UnitReceipt(
+        clock.add("encode", sum(writer.encoding for writer in writers))
+        clock.add("write", sum(writer.writing for writer in writers))
+        receipt = UnitReceipt(
             unit=task.unit,
             rows=marks[0].rows,
             forward_tokens=tokens,
             seconds=time.monotonic() - started,
+            busy=busy,
             worker=worker,
+            device=self._lm.hardware,
+            bytes=sum(writer.written for writer in writers),
+            timings=clock.timings,
         )
+        metrics.count(receipt, self._spec.model.source, self._spec.segment, task.sites)
+        return receipt
 
-    def _fill(self, task: UnitTask, writers: Sequence[UnitWriter]) -> int:
-        """Run every batch that a missing shard needs; how many tokens that was.
+    def _writer(self, site: Site, unit: int, executor: ThreadPoolExecutor) -> UnitWriter:
+        return UnitWriter(self._segment, site, self._layouts[site], unit, executor, self._spare, self._turns[site])
+
+    def _fill(self, task: UnitTask, writers: Sequence[UnitWriter], clock: Clock) -> int:
+        """Run every batch that a missing shard needs; how many tokens that was."""
+        shelf = Shelf(self._segment, self._spec.dtype, self._spec.nonfinite, writers, clock)
+        tokens = 0
+        with (
+            behind(shelf, BEHIND) as put,
+            ahead(clock.each("read", self._feeds(task, writers)), AHEAD) as feeds,
+        ):
+            for feed in feeds:
+                with clock.counting("forward"):
+                    read = self._read(feed, task.sites)
+                put(Taken(feed.batch, read))
+                del read  # the rows of a batch are large: what waits is bounded
+                tokens += sum(len(sequence.input_ids) for sequence in feed.batch)
+        return tokens
+
+    def _feeds(self, task: UnitTask, writers: Sequence[UnitWriter]) -> Iterator[Feed]:
+        """The batches that a missing shard needs.
 
         A unit is cut into the same batches whatever is missing of it, so that what is made again has the same bits.
         """
         missing = merged([span for writer in writers for span in writer.missing])
-        tokens = 0
         if missing:
             unit = self._sequences.touching(*self._segment.plan.unit_range(task.unit))
             for batch in batches(unit, self._segment.plan.window, self._batch_tokens):
                 if any(touches(sequence, missing) for sequence in batch):
-                    self._run(batch, writers)
-                    tokens += sum(len(sequence.input_ids) for sequence in batch)
-        return tokens
+                    yield self._feeder(batch, task.sites)
 
-    def _run(self, batch: Sequence[TokenSequence], writers: Sequence[UnitWriter]) -> None:
-        sites = [writer.site for writer in writers]
-        read = self._read(batch, sites)
-        edges = np.cumsum([sequence.n_rows for sequence in batch])[:-1]
-        for writer in writers:
-            x_ND = self._stored(writer.site, read[writer.site], batch)
-            for sequence, rows in zip(batch, np.split(x_ND, edges), strict=True):
-                writer.put(sequence.start, rows)
-
-    def _read(self, batch: Sequence[TokenSequence], sites: Sequence[Site]) -> dict[Site, Tensor]:
+    def _read(self, feed: Feed, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The rows of the batch at every site, [N, d], in the order of the batch."""
-        lengths = torch.tensor([len(sequence.input_ids) for sequence in batch])
-        match self._spec.rows:
-            case "entries":
-                ids_N = torch.from_numpy(np.concatenate([sequence.input_ids for sequence in batch])).long()
-                return {site: self._lm.table(site, ids_N) for site in sites}
-            case "tokens":
-                return self._read_text(batch, lengths, sites)
-            case "patches":
-                pixels_BCHW = images.pixels(self._processor, [sequence.image or b"" for sequence in batch])
-                read = self._lm.read({"pixel_values": pixels_BCHW}, sites)
-                kept = int(lengths[0])
-                return {site: x_BTd[:, -kept:].flatten(0, 1) for site, x_BTd in read.items()}
-            case _:
-                assert_never(self._spec.rows)
-
-    def _read_text(self, batch: Sequence[TokenSequence], lengths: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
-        ids_BT, mask_BT = padded(batch, lengths)
-        spans = self._spans(batch, {site.path for site in sites if site.kind == "mass"}, ids_BT.shape[1])
+        if self._spec.rows == "entries":
+            return {site: self._lm.table(site, feed.inputs["input_ids"]) for site in sites}
+        if feed.kept_BT is None:
+            read = self._lm.read(feed.inputs, sites)
+            patches = len(feed.batch[0].input_ids)
+            return {site: x_BTd[:, -patches:].flatten(0, 1) for site, x_BTd in read.items()}
         logits = {site: self._spec.sets[site.path] for site in sites if site.kind == "logits"}
         hidden = {Site("unembed") if site in logits else site: None for site in sites}
-        read = self._lm.read({"input_ids": ids_BT, "attention_mask": mask_BT}, tuple(hidden), spans)
-        kept_BT = kept(batch, mask_BT)
-        rows = {site: x_BTd[kept_BT.to(x_BTd.device)] for site, x_BTd in read.items()}
-        return rows | (self._lm.logits(rows[Site("unembed")], logits) if logits else {})
+        read = self._lm.read(feed.inputs, tuple(hidden), feed.spans)
+        rows = {site: _kept(read.pop(site), feed.kept_BT) for site in hidden}
+        rows |= self._lm.logits(rows[Site("unembed")], logits) if logits else {}
+        return {site: rows[site] for site in sites}
 
-    def _spans(self, batch: Sequence[TokenSequence], spans: set[str], length: int) -> dict[str, Tensor]:
-        """Which tokens each span holds, bool [B, T], once every sequence is known to tell."""
-        for sequence in batch if spans - {FIRST} else ():
-            if sequence.roles is None:
-                raise RunError(
-                    f"mass of {', '.join(sorted(spans - {FIRST}))}, document {self._document(sequence.start)!r}: what "
-                    "the chat template writes does not tell where its messages stand; leave the document out, or the "
-                    "mass of roles"
-                )
-        return indicators(batch, spans, length)
 
-    def _document(self, row: int) -> str:
-        """Id of the document of a row of the segment."""
-        tokens = TokenIndex([self._segment])
-        return str(tokens.document_ids[tokens.documents(np.array([row]))[0]])
-
-    def _stored(self, site: Site, x_Nd: Tensor, batch: Sequence[TokenSequence]) -> np.ndarray:
-        """Rows in the site's logical dtype as NumPy; the only way from torch to storage."""
-        dtype = stored_dtype(site, self._spec.dtype)
-        kept_Nd = x_Nd.to(getattr(torch, logical(dtype).name))
-        if not self._spec.nonfinite and not bool(torch.isfinite(kept_Nd).all()):
-            self._refuse(site, x_Nd, kept_Nd, batch)
-        kept_Nd = kept_Nd.cpu()
-        if dtype == "bfloat16":
-            return kept_Nd.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return kept_Nd.numpy()
-
-    def _refuse(self, site: Site, x_Nd: Tensor, kept_Nd: Tensor, batch: Sequence[TokenSequence]) -> None:
-        """Name the first document whose row is not finite, and say what to do."""
-        bad = int((~torch.isfinite(kept_Nd).all(dim=1)).nonzero()[0])
-        rows = np.concatenate([np.arange(s.start, s.start + s.n_rows) for s in batch])
-        document = self._document(int(rows[bad]))
-        if torch.isfinite(x_Nd[bad]).all():
-            top = float(x_Nd[bad].abs().max())
-            raise RunError(
-                f"site {site}, document {document!r}: {top:.3g} is over {self._spec.dtype}'s largest number "
-                f'{largest(self._spec.dtype):.3g}; set dtype = "bfloat16" for this cache'
-            )
-        raise RunError(
-            f"site {site}, document {document!r}: the model gave NaN or infinity; mend the model or the document, "
-            "or set nonfinite = true for this cache to keep such rows"
-        )
+def _kept(x_BTd: Tensor, kept_BT: Tensor) -> Tensor:
+    """Its rows, [N, d], where it is."""
+    return x_BTd[kept_BT.to(x_BTd.device)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import safetensors
 import torch
 import transformers
@@ -18,7 +19,7 @@ from transformers import AutoModel
 from storage.errors import InputError
 from storage.site import Site
 from storage.value import Value
-from workers import checkpoint, logits, mass, taps
+from workers import checkpoint, logits, mass, spread, taps
 from workers.sketch import Kind, Sketch, image_shape, sketch, tower_config
 
 # Modules that pool the last hidden states: checkpoints often lack them, and no site is downstream of them.
@@ -66,7 +67,7 @@ class ModelSpec(Value):
     revision: str = ""
     """Commit of a hub id."""
     device: str = "cpu"
-    """As torch names it."""
+    """As torch names it; `auto` spreads the model over all the GPUs that the process sees."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and arithmetic."""
 
@@ -108,17 +109,23 @@ class LM:
         """The transformers model itself, unchanged."""
         self.whole = whole
         """What the checkpoint was saved as, with `module` as its body; None if loaded without its head."""
-        self.device = torch.device(spec.device)
+        self.device = spread.first_device(module) if spec.device == "auto" else torch.device(spec.device)
+        """Where inputs go; what stands at a site is where its module is."""
         self.prefix = 0
         """Leading tokens that are no patches (class token, registers); 0 for text."""
         self._anatomy = drawn.anatomy
         if drawn.kind == "vision":
             self.prefix = self._count_prefix(image_shape(module.config))
 
+    @property
+    def hardware(self) -> str:
+        """What the model runs on, as its maker names it; `cpu` without a GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+
     def read(
         self, inputs: Mapping[str, Tensor], sites: Sequence[Site], spans: Mapping[str, Tensor] | None = None
     ) -> dict[Site, Tensor]:
-        """What stands at each site, [B, T, d], on the device; nothing after the deepest site runs.
+        """What stands at each site, [B, T, d], on the site's device; nothing after the deepest site runs.
 
         `inputs` are `input_ids` [B, T] and, where sequences differ in length, `attention_mask` [B, T] with the padding
         at the right; or `pixel_values` [B, channels, height, width]. Rows at padding mean nothing. `spans` say for the
@@ -177,8 +184,12 @@ class LM:
         head_class = getattr(transformers, names[0]) if names else type(module)
         if head_class is type(module):
             raise InputError(f"the checkpoint {self.spec.source!r} holds no unembedding: read embed, or name another")
-        weight_Vd: Tensor = load_weights(head_class, self.spec, None).get_output_embeddings().weight
+        weight_Vd: Tensor = load_weights(head_class, self._on_cpu, None).get_output_embeddings().weight
         return weight_Vd.detach().to(self.device)
+
+    @property
+    def _on_cpu(self) -> ModelSpec:
+        return msgspec.structs.replace(self.spec, device="cpu")
 
     def _moved(self, value: Tensor) -> Tensor:
         dtype = getattr(torch, self.spec.dtype) if value.is_floating_point() else None
@@ -200,12 +211,15 @@ def load(spec: ModelSpec, with_head: bool = False) -> LM:
     source, commit = checkpoint.resolve(spec.source, spec.revision)
     drawn = sketch(source, commit)
     kind = logits.head(source, commit).kind if with_head else AutoModel
-    model = load_weights(kind, spec, drawn.attention).to(spec.device)
+    model = load_weights(kind, spec, drawn.attention)
+    if spec.device != "auto":
+        model = model.to(spec.device)
     return LM(spec, model.base_model if with_head else model, drawn, model if with_head else None)
 
 
 def load_weights(model_class: Any, spec: ModelSpec, attention: str | None) -> Any:
-    """A transformers model of that class on the CPU, in eval mode, without gradients."""
+    """A transformers model of that class in eval mode, without gradients: on the CPU, or spread if that is asked."""
+    placed = spread.options() if spec.device == "auto" else {}
     source, commit = checkpoint.resolve(spec.source, spec.revision)
     transformers.logging.disable_progress_bar()  # many workers share one terminal
     try:
@@ -216,6 +230,7 @@ def load_weights(model_class: Any, spec: ModelSpec, attention: str | None) -> An
             dtype=getattr(torch, spec.dtype),
             attn_implementation=attention,
             output_loading_info=True,
+            **placed,
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(
@@ -226,4 +241,5 @@ def load_weights(model_class: Any, spec: ModelSpec, attention: str | None) -> An
             f"model {source!r} lacks {len(missing)} of its weights, {missing[0]} the first, which would be random: "
             "save or fetch the whole model"
         )
+    spread.check(source, getattr(model, "hf_device_map", {}))
     return model.eval().requires_grad_(False)

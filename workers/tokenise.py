@@ -1,8 +1,9 @@
 """The tokenisation task: the files of one part, read, tokenised, and written as one Parquet object."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
-from storage.manifest import Part, SourceFile
+from storage.manifest import SourceFile
 from storage.segment import Segment, part_name
 from storage.tokens import write_part
 from storage.url import Folder
@@ -27,6 +28,15 @@ class TokeniseSpec(Value):
     number: int
 
 
+class PartReceipt(Value):
+    """What a tokenisation says when a part is written."""
+
+    part: int
+    documents: int
+    rows: int
+    seconds: float
+
+
 class TokenWorker:
     """A loaded tokenizer that turns parts of a corpus into the token index; called once per part."""
 
@@ -35,8 +45,9 @@ class TokenWorker:
         self._tokeniser = Tokeniser(spec.source, spec.revision or None, spec.tokenisation)
         self._read = read
 
-    def __call__(self, part: int) -> Part:
+    def __call__(self, part: int) -> PartReceipt:
         """Write one part; safe to repeat."""
-        claim = self._segment.claimed
+        began, claim = time.monotonic(), self._segment.claimed
         files = [claim.files[n] for n in claim.parts[part]]
-        return write_part(self._segment.folder, part_name(part), self._tokeniser(self._read(files)))
+        written = write_part(self._segment.folder, part_name(part), self._tokeniser(self._read(files)))
+        return PartReceipt(part=part, documents=written.documents, rows=written.rows, seconds=time.monotonic() - began)
