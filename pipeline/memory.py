@@ -28,7 +28,7 @@ class Memory(Value):
     """Twice the parameters: the file is mapped while they are read."""
     forward: int
     batches: int
-    """What waits for the model, and rows that wait to be stored; on the GPU, where there is one."""
+    """What waits for the model, and rows that wait to be stored; on a GPU they are its own, read and rounded."""
     shards: int
     """Being filled and being written, also while the next unit has begun."""
     tokens: int

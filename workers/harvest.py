@@ -28,7 +28,7 @@ from workers.feed import Feed, Feeder, Rows
 from workers.model import ModelSpec, load
 from workers.overlap import AHEAD, BEHIND, ahead, behind
 from workers.pool import Place
-from workers.shelve import Shelf, Taken
+from workers.shelve import Shelf, Taken, rounded
 from workers.timings import Clock, Timings
 
 
@@ -145,8 +145,9 @@ class Harvester:
             for feed in feeds:
                 with clock.counting("forward"):
                     read = self._read(feed, task.sites)
-                put(Taken(feed.batch, read))
-                del read  # the rows of a batch are large: what waits is bounded
+                    rows = {site: rounded(site, read.pop(site), self._spec.dtype) for site in task.sites}
+                put(Taken(feed.batch, rows))
+                del rows  # they are large, and what waits is bounded
                 tokens += sum(len(sequence.input_ids) for sequence in feed.batch)
         return tokens
 

@@ -1,4 +1,4 @@
-"""Rows off the model: rounded to the stored type, tested, brought to the host, and handed to their writers.
+"""Rows off the model: rounded to the stored type, brought to the host, tested, and handed to their writers.
 
 N: rows, d: width of a site.
 """
@@ -21,12 +21,33 @@ from workers.feed import document
 from workers.timings import Clock
 
 
+class Rounded(NamedTuple):
+    """Rows of one site in its logical dtype, still where the model put them."""
+
+    kept_Nd: Tensor
+    finite: Tensor
+    """Whether all of `kept_Nd` is; a number of the device, which on CUDA is not yet known."""
+    read_Nd: Tensor
+    """As they were read, where they may be asked for again; `kept_Nd` once all are known to be finite."""
+
+
 class Taken(NamedTuple):
     """A batch, and the rows read off the model for it."""
 
     batch: Sequence[TokenSequence]
-    rows: dict[Site, Tensor]
-    """[N, d] for every site, in the order of the batch; emptied as they are stored."""
+    rows: dict[Site, Rounded]
+    """In the order of the batch; emptied as they are stored."""
+
+
+def rounded(site: Site, x_Nd: Tensor, dtype: DtypeName) -> Rounded:
+    """The rows as they will be stored.
+
+    The thread of the forward does this: on the CPU the threads that torch has for it are warm, and a second set of them
+    would only be in their way; on CUDA it is queued behind the forward, and nobody waits for it.
+    """
+    kept_Nd = x_Nd.to(getattr(torch, logical(stored_dtype(site, dtype)).name))
+    finite = torch.isfinite(kept_Nd).all()
+    return Rounded(kept_Nd, finite, x_Nd if finite.is_cuda or not finite else kept_Nd)
 
 
 class Shelf:
@@ -44,18 +65,16 @@ class Shelf:
         edges = np.cumsum([sequence.n_rows for sequence in taken.batch])[:-1]
         for writer in self._writers:
             with self._clock.counting("copy"):
-                x_Nd = self._stored(writer.site, taken.rows.pop(writer.site), taken.batch)
+                x_Nd = self._copied(writer.site, taken.rows.pop(writer.site), taken.batch)
             for sequence, rows in zip(taken.batch, np.split(x_Nd, edges), strict=True):
                 writer.put(sequence.start, rows)
 
-    def _stored(self, site: Site, x_Nd: Tensor, batch: Sequence[TokenSequence]) -> np.ndarray:
+    def _copied(self, site: Site, rows: Rounded, batch: Sequence[TokenSequence]) -> np.ndarray:
         """Rows in the site's logical dtype as NumPy; the only way from torch to storage."""
-        dtype = stored_dtype(site, self._dtype)
-        kept_Nd = x_Nd.to(getattr(torch, logical(dtype).name))
-        if not self._nonfinite and not bool(torch.isfinite(kept_Nd).all()):
-            self._refuse(site, x_Nd, kept_Nd, batch)
-        kept_Nd = kept_Nd.cpu()
-        if dtype == "bfloat16":
+        if not self._nonfinite and not bool(rows.finite):
+            self._refuse(site, rows.read_Nd, rows.kept_Nd, batch)
+        kept_Nd = rows.kept_Nd.cpu()
+        if kept_Nd.dtype == torch.bfloat16:
             return kept_Nd.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return kept_Nd.numpy()
 

@@ -25,9 +25,9 @@ class Timings(Value):
     read: float = 0.0
     """Of reading token parts and padding batches."""
     forward: float = 0.0
-    """Of the model, and of choosing the rows that are kept."""
+    """Of the model, of choosing the rows that are kept, and of rounding them to the stored type."""
     copy: float = 0.0
-    """Of rounding rows to the stored type, testing them for NaN, and bringing them to the host."""
+    """Of bringing rows to the host, once the device has them."""
     encode: float = 0.0
     """Of placing rows in the buffers of their shards, encoded."""
     write: float = 0.0

@@ -72,7 +72,9 @@ def _call(name: str, text: str, began: int, ended: int) -> Call | None:
 
 
 def _within(call: Call, lake: Path) -> bool:
-    return f"{call.to or call.path}/".startswith(f"{lake}/")
+    """What tells of runs and leases vouches for no data, and is left aside."""
+    path = f"{call.to or call.path}/"
+    return path.startswith(f"{lake}/") and not path.startswith((f"{lake}/runs/", f"{lake}/leases/"))
 
 
 @dataclass

@@ -316,7 +316,9 @@ def test_a_lake_of_a_newer_schema_is_refused(world, capsys):
     record.parent.mkdir(parents=True)
     record.write_bytes(signed({"schema": SCHEMA + 1, "shape": "unheard of"}))
     refuse(capsys, world.run, ("cache.json", f"schema {SCHEMA + 1}", f"reads schema {SCHEMA}", "upgrade garner"))
-    refuse(capsys, lambda: main(["ls", str(world.lake)]), (f"schema {SCHEMA + 1}", "upgrade garner"))
+    refuse(capsys, lambda: main(["show", str(world.lake), folder]), (f"schema {SCHEMA + 1}", "upgrade garner"))
+    assert main(["ls", str(world.lake)]) == 0  # which hides no other cache for it
+    assert f"schema {SCHEMA + 1}" in capsys.readouterr().out
     assert list(world.lake.rglob("*")) == [record.parent.parent, record.parent, record]
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import storage.url
+import workers.harvest
 from storage.errors import GarnerError, RunError
 from storage.layout import memory_bound
 from storage.manifest import Claim, SourceFile
@@ -185,15 +186,14 @@ class TestMemory:
     def test_no_more_batches_of_rows_are_held_than_plan_counts(self, model, tmp_path, monkeypatch):
         segment = planned(tmp_path)
         harvest, gate = harvester(segment, model), Gate(monkeypatch)
-        held, most, read = [], [], harvest._read
+        held, most, taken = [], [], workers.harvest.Taken
 
-        def reading(feed, sites):
-            rows = read(feed, sites)
+        def taking(batch, rows):
             held.append(rows)
             most.append(sum(bool(one) for one in held))  # the shelf empties what it has taken
-            return rows
+            return taken(batch, rows)
 
-        monkeypatch.setattr(harvest, "_read", reading)
+        monkeypatch.setattr("workers.harvest.Taken", taking)
         threading.Timer(0.3, gate.open).start()
         for task in tasks(segment):
             harvest(task)
