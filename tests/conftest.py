@@ -1,6 +1,7 @@
 """Real small things for every test: sealed caches in memory, and jobs run into real artifacts."""
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,10 @@ from storage.segment import part_name
 from storage.shard import empty_rows, write
 from storage.tokens import Span, write_part
 from tests.s3.fixtures import bucket, hasty, proxy, s3_server  # noqa: F401  fixtures for all
+from workers.ray_environment import decide
+
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # a busy neighbour must not get our actors killed
+decide("local")  # before any test imports Ray, which reads it once and for all
 
 _numbers = itertools.count()
 
@@ -137,12 +142,6 @@ def run_job(lake):
 @pytest.fixture(scope="session")
 def local_ray():
     """A Ray of this process's own, for all tests that want one."""
-    import os
-
-    from workers.ray_environment import decide
-
-    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")  # a busy neighbour must not get our actors killed
-    decide("local")
     import ray
 
     from workers.ray_pool import start

@@ -123,7 +123,21 @@ def test_wrong_words_are_refused_and_change_nothing(lake, said, words, complaint
     assert len(Cache(cache.folder).segments) == 1
 
 
-def test_gc_of_no_lake_says_so(lake, said):
+@pytest.mark.parametrize("found", ["nothing", "photos"])
+def test_gc_of_no_lake_says_so(lake, said, found):
+    if found == "photos":
+        (lake.folder.local / "photos").mkdir(parents=True)
     code, told = said("gc")
     assert code == 2
-    assert "holds nothing: is the URL right?" in told
+    assert f"is no lake: it holds {found} and none of artifacts, caches" in told
+    assert "is the URL right?" in told
+
+
+def test_what_was_marked_since_it_was_looked_up_is_not_pinned(lake, said, monkeypatch):
+    cache = cache_of(lake)
+    said("rm", cache.id)
+    monkeypatch.setattr("pipeline.keeping.locate", lambda lake, name: f"caches/{name}")
+    code, told = said("pin", cache.id)
+    assert code == 2
+    assert "has just been marked for removal" in told
+    assert lake.folder.names("pins") == ()

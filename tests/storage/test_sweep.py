@@ -139,8 +139,9 @@ def test_a_purge_leaves_its_marks_till_last(lake):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(cache.folder), "remove", remove)
         purge(cache.folder)
-    order = [name for name in seen if name in ("segments", "cache.json", REMOVED, PURGING)]
-    assert order == ["segments", "cache.json", REMOVED, PURGING]
+    last = seen.index("cache.json")
+    assert seen[last : last + 4] == ["cache.json", "record.json", REMOVED, PURGING]
+    assert {"segments/00000", "segments/00000/sites/resid.0", "segments/00000/tokens"} < set(seen[:last])
 
 
 def test_a_purge_that_is_killed_after_its_first_removal_has_no_way_back(lake, monkeypatch):
@@ -156,7 +157,7 @@ def test_a_purge_that_is_killed_after_its_first_removal_has_no_way_back(lake, mo
         patch.setattr(type(cache.folder), "remove", remove)
         with pytest.raises(KeyboardInterrupt):
             purge(cache.folder)
-    assert not cache.folder.names("segments/00000")
+    assert not cache.folder.names("segments/00000/done/resid.0")
     with pytest.raises(InputError, match="half removed already"):
         take_back(cache.folder)
     assert lake.caches() == ()
@@ -294,3 +295,41 @@ def test_runs_and_their_leases_go_when_their_time_is_over_and_none_that_lives(la
     assert swept(lake, days=9) == [("runs/2026-01-01-aaaaaaaa", "drop")]
     live.release()
     assert lake.folder.names("runs") == ("2026-01-02-bbbbbbbb",)
+
+
+def test_the_newest_sealed_segment_never_expires_though_a_run_died_in_a_later_one(lake):
+    cache = cache_of(lake, segments=3)
+    cache.folder.remove("segments/00002/sealed")
+    retain(lake.folder, f"caches/{cache.id}", 2 * DAY)
+    path = f"caches/{cache.id}"
+    assert swept(lake, days=9) == [(f"{path}/segments/00000", "expire"), (path, "drop")]
+    left = Cache(cache.folder)
+    assert [segment.number for segment in left.segments] == [1]
+    np.testing.assert_array_equal(left.site("resid.0")[:], np.tile(X_ND, (2, 1))[5:10])
+
+
+def test_a_sealed_site_of_a_kind_that_only_a_later_garner_knows_stays(lake):
+    cache = cache_of(lake)
+    folder = cache.folder / "segments/00000"
+    for one in folder.tree():
+        if "resid.0" in one.path:
+            folder.create(one.path.replace("resid.0", "later.kind"), folder.read(one.path))
+    folder.remove("sealed/resid.0.json")
+    assert swept(lake, days=9) == [(f"caches/{cache.id}", "drop")]
+    assert folder.exists("sites/later.kind/c.0.0")
+    assert not folder.exists("sites/resid.0/c.0.0")
+
+
+def test_what_was_begun_since_gc_looked_is_not_its_business(lake):
+    cache = cache_of(lake)
+    around = look(lake, DAY, lambda: lake.folder.clock() + 9 * DAY)
+    cache.next_segment().claim(cache.segments[0].claimed)
+    assert list(find(lake, around)) == []
+
+
+def test_left_overs_of_a_cache_that_is_at_work_stay_and_a_dry_run_says_the_same(lake):
+    cache = cache_of(lake)
+    cache.folder.create(f"segments/00000/.c.0.0.{'0f' * 16}.tmp", b"half a shard")
+    with held(lake, f"cache.{cache.id}", uses=(f"caches/{cache.id}",)):
+        assert swept(lake, days=2) == []
+    assert swept(lake, days=2) == [(f"caches/{cache.id}", "drop")]
