@@ -6,6 +6,7 @@ from storage import duration
 from storage.collect import collect
 from storage.errors import InputError
 from storage.lake import Lake
+from storage.lease import Lease
 from storage.pins import pin, unpin
 from storage.references import References, locate, references
 from storage.removal import REMOVED, alone, mark, removed, take_back
@@ -13,6 +14,9 @@ from storage.retention import retain
 from storage.sweep import Found, find, look
 
 _WORDS = {"purge": "removed", "drop": "removed", "mark": "marked", "expire": "expired", "keep": "kept"}
+
+_FOLDERS = {"artifacts", "caches", "leases", "pins", "retention", "runs"}
+"""Of a lake; each is there once it is needed."""
 
 
 def pinned(lake: Lake, names: Sequence[str], why: str, undo: bool) -> Iterator[str]:
@@ -23,6 +27,9 @@ def pinned(lake: Lake, names: Sequence[str], why: str, undo: bool) -> Iterator[s
             yield f"{path}: your pin is taken back"
         else:
             pin(lake.folder, path, why)
+            if removed(lake.folder / path):
+                unpin(lake.folder, path)
+                raise InputError(f"{path} has just been marked for removal: `garner rm --undo` it, and pin it then")
             yield f"{path}: pinned, with all it stands on"
 
 
@@ -42,9 +49,18 @@ def marked(lake: Lake, names: Sequence[str], why: str) -> Iterator[str]:
     _refuse(around, paths)
     for path in sorted(paths):  # artifacts first, which may stand on the caches
         with alone(lake.folder, path) as lease:
-            _refuse(references(lake, lease.holder.token), [path], paths)
-            mark(lake.folder / path, REMOVED, why)
+            _mark(lake, path, paths, why, lease)
         yield f"{path}: marked; `garner gc` removes its bytes after a grace, until which `rm --undo` takes it back"
+
+
+def _mark(lake: Lake, path: str, besides: Sequence[str], why: str, lease: Lease) -> None:
+    """Mark, then look again: a run or a pin may have come since, and saw no mark."""
+    mark(lake.folder / path, REMOVED, why)
+    try:
+        _refuse(references(lake, lease.holder.token), [path], besides)
+    except InputError:
+        take_back(lake.folder / path)
+        raise
 
 
 def _refuse(around: References, paths: Sequence[str], besides: Sequence[str] = ()) -> None:
@@ -79,8 +95,11 @@ def _require_inputs(lake: Lake, path: str) -> None:
 
 def collected(lake: Lake, grace: str, dry_run: bool) -> Iterator[str]:
     """A line for all that goes, or would, and for what is marked and stays."""
-    if not lake.folder.names():
-        raise InputError(f"{lake.folder} holds nothing: is the URL right?")
+    if _FOLDERS.isdisjoint(names := lake.folder.names()):
+        raise InputError(
+            f"{lake.folder} is no lake: it holds {', '.join(names[:5]) or 'nothing'} and none of "
+            f"{', '.join(sorted(_FOLDERS))}: is the URL right?"
+        )
     seconds = duration.parse(grace)
     found = find(lake, look(lake, seconds)) if dry_run else collect(lake, seconds)
     size = 0

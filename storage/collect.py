@@ -6,6 +6,8 @@ from pathlib import Path
 
 from storage.errors import InputError
 from storage.lake import Lake
+from storage.lease import Lease, LeaseLost
+from storage.references import references
 from storage.removal import EXPIRED, REMOVED, alone, mark, purge
 from storage.sweep import GRACE, Found, find, look
 
@@ -17,7 +19,7 @@ def collect(lake: Lake, grace: float = GRACE, clock: Callable[[], float] | None 
         if one.action == "keep":
             yield one
         elif not item.startswith(("caches/", "artifacts/")):
-            _drop(lake, one)
+            _drop(lake, one)  # under no lease, for nobody makes these anew
             yield one
         else:
             yield _carried(lake, item, one, grace, clock)
@@ -30,27 +32,38 @@ def _carried(lake: Lake, item: str, one: Found, grace: float, clock: Callable[[]
             again = look(lake, grace, clock, only=item, own=lease.holder.token)
             if one not in tuple(find(lake, again)):
                 return Found(path=one.path, why="it changed while it was looked at", action="keep")
-            _carry_out(lake, one)
-    except InputError as error:
+            _carry_out(lake, item, one, lease)
+    except (InputError, LeaseLost) as error:
         return Found(path=one.path, why=str(error), action="keep")
     return one
 
 
-def _carry_out(lake: Lake, one: Found) -> None:
-    folder = lake.folder / one.path
+def _carry_out(lake: Lake, item: str, one: Found, lease: Lease) -> None:
     match one.action:
         case "purge":
-            purge(folder)
+            purge(lake.folder / one.path, lease.check)
         case "mark":
-            mark(folder, REMOVED, one.why)
+            _mark(lake, item, one, REMOVED, lease)
         case "expire":
-            mark(folder, EXPIRED, one.why)
+            _mark(lake, item, one, EXPIRED, lease)
         case _:
-            _drop(lake, one)
+            _drop(lake, one, lease.check)
 
 
-def _drop(lake: Lake, one: Found) -> None:
+def _mark(lake: Lake, item: str, one: Found, name: str, lease: Lease) -> None:
+    """Mark, then look who uses it, and take the mark back if somebody does since this gc last looked."""
+    folder = lake.folder / one.path
+    mark(folder, name, one.why)
+    around = references(lake, lease.holder.token)
+    held = around.holding(item) if name == REMOVED else [*around.using(item)]
+    if held:
+        folder.remove(name)
+        raise InputError(f"{one.why}, but {'; '.join(held)}")
+
+
+def _drop(lake: Lake, one: Found, check: Callable[[], object] = lambda: None) -> None:
     for path in one.objects:
+        check()
         lake.folder.remove(path)
     if lake.folder.local is not None:
         _prune(lake.folder.local, {(lake.folder.local / path).parent for path in one.objects})

@@ -35,11 +35,9 @@ def unpin(lake: Folder, path: str) -> None:
 
 def pins(lake: Folder) -> tuple[Pin, ...]:
     """Every pin, by whomever."""
-    return tuple(
-        decode_signed(lake.read(f"pins/{name}"), Pin, f"{lake}/pins/{name}")
-        for name in lake.names("pins")
-        if name.endswith(".json")
-    )
+    names = [name for name in lake.names("pins") if name.endswith(".json")]
+    found = [(name, lake.find(f"pins/{name}")) for name in names]  # one may have been taken back since
+    return tuple(decode_signed(data, Pin, f"{lake}/pins/{name}") for name, data in found if data is not None)
 
 
 def _name(path: str, who: str) -> str:

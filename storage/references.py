@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from storage.artifact import Record
+from storage.errors import InputError
 from storage.lake import Lake
 from storage.lease import holders
 from storage.pins import pins
@@ -34,9 +35,12 @@ class References(Value):
             for name, record in self.records.items()
             if record.previous and path == f"artifacts/{record.previous}" and name not in besides
         ]
-        found += [f"it is pinned by {who}" for one, who in self.pinned.items() if one == path]
-        found += [f"{who} uses it now" for one, who in self.used.items() if one == path]
-        return tuple(found)
+        return (*found, *self.using(path))
+
+    def using(self, path: str) -> tuple[str, ...]:
+        """Who pinned it and whose lease uses it, in words."""
+        found = [f"it is pinned by {self.pinned[path]}"] if path in self.pinned else []
+        return (*found, f"{self.used[path]} uses it now") if path in self.used else tuple(found)
 
     def windows(self, cache: str) -> tuple[tuple[int, int, str], ...]:
         """Segments [first, stop) of a cache that each kept artifact was made from."""
@@ -55,12 +59,24 @@ def references(lake: Lake, own: str = "") -> References:
     """
     held = holders(lake.folder, own)
     used = {path: f"{holder.name} of {holder}" for holder in held for path in holder.uses}
-    records = {f"artifacts/{name}": lake.artifact(name).record for name in lake.artifacts()}
+    records = _records(lake)
     pinned: dict[str, str] = {}
     for pin in pins(lake.folder):
         for path in _all_below(pin.path, records):
             pinned.setdefault(path, pin.owner)
     return References(records=records, pinned=pinned, used=used, leases=frozenset(one.name for one in held))
+
+
+def _records(lake: Lake) -> dict[str, Record]:
+    found = {}
+    for name in lake.artifacts():
+        try:
+            found[f"artifacts/{name}"] = lake.artifact(name).record
+        except InputError:
+            if lake.artifact_folder(name).exists("record.json"):
+                raise
+            # it has gone since it was listed
+    return found
 
 
 def locate(lake: Lake, name: str, marked: bool = False) -> str:

@@ -4,16 +4,21 @@ First `removed.json` is created in the folder of a cache or artifact (`expired.j
 then on does not see it. `garner gc` removes the bytes later, once the mark is older than a grace that lets readers who
 looked before finish.
 
-A run needs no grace. It takes a lease that names all it reads and writes, and looks for marks *after* that; gc looks
-for leases *after* it saw a mark, and for records after the leases, since a run writes its record before it ends its
-lease.
-So of a run and a removal, whichever comes second sees the other: the run refuses, or gc keeps what it uses.
+A run needs no grace. It takes a lease that names all it reads and writes, and looks for marks *after* that. Whoever
+marks looks for leases, and for pins, *after* that, and takes the mark back if one is there; so does gc before it
+removes, and it looks for records after the leases, since a run writes its record before it ends its lease.
+So of a run and a removal, whichever comes second sees the other: the run refuses, or what it uses stays. A pin is
+made and looks the same way.
+
+What removes holds the lease of the folder and asks, before each folder that goes, whether it still does: a gc that
+slept for longer than its lease must not remove what another has made anew.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 
 from storage.errors import InputError
 from storage.lease import Holder, Lease, take
@@ -48,6 +53,14 @@ def removed(folder: Folder) -> bool:
     return folder.exists(REMOVED) or folder.exists(PURGING)
 
 
+def going(folder: Folder) -> bool:
+    """Whether what was there when it was looked at before was marked since, or has gone altogether.
+
+    The record last: while it is there, a purge has not come to the marks, so they were seen.
+    """
+    return removed(folder) or not (folder.exists("cache.json") or folder.exists("record.json"))
+
+
 def mark(folder: Folder, name: str, why: str = "") -> None:
     """Create a mark of that name (`REMOVED`, `EXPIRED`, `PURGING`); the first stands."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -78,23 +91,43 @@ def take_back(folder: Folder) -> None:
     folder.remove(REMOVED)
 
 
-def purge(folder: Folder) -> None:
+def purge(folder: Folder, check: Callable[[], object] = lambda: None) -> None:
     """Remove everything of a cache or artifact that was marked; a call that was killed is finished by the next.
 
-    Only under the lease of the folder, or while it is being made anew.
+    Only under the lease of the folder; `check` raises once that is lost, and is asked before each folder that goes.
     """
     mark(folder, PURGING)
-    for name in folder.names():
-        if name not in _RECORDS:
-            folder.remove(name)
-    for name in _RECORDS:
+    paths = [PurePosixPath(one.path) for one in folder.tree()]
+    above = {path.parent for path in paths if path.parent.name}
+    names = [str(path) for path in sorted(above, key=lambda path: (-len(path.parts), path))]  # what lies deeper first
+    names += [path.name for path in paths if not path.parent.name and path.name not in _RECORDS]
+    for name in (*names, *_RECORDS):
+        check()
         folder.remove(name)
     if folder.local is not None:
+        check()
         folder.remove("")
 
 
+def keep(lake: Folder, path: str) -> None:
+    """`revive` what a run is about to make, once nobody removes it any more; the run's lease uses it already."""
+    if removed(lake / path):
+        kind, _, name = path.partition("/")
+        lease = take(lake, f"{kind.removesuffix('s')}.{name}", uses=(path,), waiting=_wait)
+        assert isinstance(lease, Lease)
+        with lease:
+            revive(lake / path)
+
+
+def _wait(holder: Holder) -> None:
+    log.info("%s is at work on it: waiting", holder)
+
+
 def revive(folder: Folder) -> None:
-    """What is asked for again is kept: take the mark back, or finish the purge so that it can be made anew."""
+    """What is asked for again is kept: take the mark back, or finish the purge so that it can be made anew.
+
+    Only under the lease of the folder.
+    """
     names = folder.names()
     if PURGING in names:
         log.info("%s was being removed: finishing that first", folder)

@@ -6,6 +6,7 @@ stands on. Whatever order a kill leaves half done, what is left is as valid as b
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 from storage.cache import Cache
@@ -13,7 +14,6 @@ from storage.lake import Lake
 from storage.references import References, references
 from storage.removal import EXPIRED, PURGING, REMOVED
 from storage.retention import retentions
-from storage.segment import Segment
 from storage.url import Object
 from storage.value import Value
 
@@ -109,6 +109,8 @@ def _marked(around: Around, path: str) -> Iterator[Found]:
 
 def _left_overs(around: Around, path: str) -> Iterator[Found]:
     """Temporaries and probes of writers that were killed."""
+    if path in around.references.used:
+        return
     some = [one for one in around.objects[path] if _LEFT_OVER.search(one.path) and around.old(one)]
     if some:
         yield _dropped(path, some, "left over by writers that were killed")
@@ -141,7 +143,8 @@ def _of_cache(lake: Lake, around: Around, path: str, retention: float | None) ->
     if retention is not None and path not in around.references.pinned:
         yield from _expiring(around, path, cache, by_segment, retention)
     for segment in cache.segments:
-        yield from _unsealed(around, path, segment, by_segment[segment.number], segment == cache.segments[-1])
+        objects = by_segment.get(segment.number, [])  # none where it was claimed since the objects were listed
+        yield from _unsealed(around, path, segment.number, objects, segment == cache.segments[-1])
 
 
 def _of_expired(around: Around, path: str, number: int, objects: Sequence[Object]) -> Iterator[Found]:
@@ -166,27 +169,35 @@ def _of_expired(around: Around, path: str, number: int, objects: Sequence[Object
 def _expiring(
     around: Around, path: str, cache: Cache, by_segment: Mapping[int, Sequence[Object]], retention: float
 ) -> Iterator[Found]:
-    """Leading segments that were sealed longer ago than the retention; never the last."""
-    for segment in cache.segments[:-1]:
-        seals = [one for one in by_segment[segment.number] if "/sealed/" in one.path]
-        if not seals or not all(around.old(one, retention) for one in seals):
+    """Leading segments that were sealed longer ago than the retention; never one without a sealed one after it."""
+    for segment, following in pairwise(cache.segments):
+        seals = _seals(segment.number, by_segment.get(segment.number, ()))
+        after = _seals(following.number, by_segment.get(following.number, ()))
+        if not seals or not after or not all(around.old(one, retention) for one in seals.values()):
             return
         yield Found(path=f"{path}/{_prefix(segment.number)}".rstrip("/"), why="its retention is over", action="expire")
 
 
-def _unsealed(around: Around, path: str, segment: Segment, objects: Sequence[Object], last: bool) -> Iterator[Found]:
+def _unsealed(around: Around, path: str, number: int, objects: Sequence[Object], last: bool) -> Iterator[Found]:
     """Marks, then shards, of sites that nobody sealed; of a last segment without any seal everything."""
-    prefix = _prefix(segment.number)
-    if not all(around.old(one) for one in objects):
+    prefix, sealed = _prefix(number), _seals(number, objects)
+    if not objects or not all(around.old(one) for one in objects):
         return  # somebody is, or was lately, at work on it
-    if last and not segment.sealed:
+    if last and not sealed:
         order = (f"{prefix}done/", f"{prefix}sites/", f"{prefix}plan.json", f"{prefix}tokens/", f"{prefix}files.json")
-        yield _dropped(path, _in_order(objects, order), f"segment {segment.number} was never sealed")
+        yield _dropped(path, _in_order(objects, order), f"segment {number} was never sealed")
         return
     sites = {one.path.split("/")[3] for one in objects if re.match(r"segments/\d+/(done|sites)/[^/]+/", one.path)}
-    for site in sorted(sites - {str(site) for site in segment.sealed}):
+    for site in sorted(sites - sealed.keys()):
         some = _in_order(objects, (f"{prefix}done/{site}/", f"{prefix}sites/{site}/"))
-        yield _dropped(path, some, f"segment {segment.number} {site} was never sealed")
+        yield _dropped(path, some, f"segment {number} {site} was never sealed")
+
+
+def _seals(number: int, objects: Sequence[Object]) -> dict[str, Object]:
+    """The seals of a segment by the names of their sites; a later garner may have kinds that this one does not know."""
+    prefix = f"{_prefix(number)}sealed/"
+    seals = [one for one in objects if one.path.startswith(prefix) and one.path.endswith(".json")]
+    return {one.path.removeprefix(prefix).removesuffix(".json"): one for one in seals}
 
 
 def _of_runs(around: Around, retention: float | None) -> Iterator[Found]:
@@ -201,6 +212,7 @@ def _of_runs(around: Around, retention: float | None) -> Iterator[Found]:
         name = folder.partition("/")[2] if lease else f"run.{folder.partition('/')[2]}"
         wanted = lease or retention is not None
         if wanted and name not in around.references.leases and all(around.old(one, limit) for one in objects):
+            objects.sort(key=lambda one: not one.path.endswith(".json"))  # a claim without its end looks held
             yield _dropped("", objects, "the run has ended" if lease else "its retention is over", folder)
 
 

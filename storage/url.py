@@ -6,14 +6,16 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from fsspec.implementations.cache_mapper import HashCacheMapper
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from storage import remote
@@ -174,7 +176,7 @@ class Folder:
     def remove(self, name: str) -> None:
         """Delete one object or everything below a folder; what is gone already is gone."""
         with suppress(FileNotFoundError):
-            self._ask(name, lambda fs, path: fs.rm(path, recursive=True))
+            self._ask(name, _removed)
             if self.local is not None:
                 _sync_folder((self.local / name).parent)  # or a power cut brings back what nothing vouches for now
 
@@ -195,7 +197,14 @@ class Folder:
         """`request(file system, path)`; on an object store it is made again where that may help."""
         if self.local is not None:
             return request(self._fs, self._path(name))
-        return remote.ask(f"{self.url}/{name}".rstrip("/"), lambda: request(self._fs, self._path(name)))
+        # one process's memory is all of that store, and fsspec lists it while other threads write
+        alone = _MEMORY_LOCK if self.url.startswith("memory://") else nullcontext()
+
+        def once() -> T:
+            with alone:
+                return request(self._fs, self._path(name))
+
+        return remote.ask(f"{self.url}/{name}".rstrip("/"), once)
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -234,6 +243,15 @@ def proves_exclusive(folder: Folder) -> bool:
     second = folder.create(name, b"second")
     folder.remove(name)
     return not second
+
+
+def _removed(fs: Any, path: str) -> None:
+    """Everything there; fsspec itself takes `*`, `?` and `[` in a path for a pattern, and removes what matches."""
+    if isinstance(fs, LocalFileSystem) or not has_magic(path):
+        fs.rm(path, recursive=True)
+    else:
+        for one in fs.find(path):
+            fs.rm_file(one)
 
 
 def _modified(info: dict[str, Any]) -> float:

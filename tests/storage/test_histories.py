@@ -76,6 +76,7 @@ class History(RuleBasedStateMachine):
         self.ahead = 0.0
         self.pinned, self.marks, self.plans = set(), set(), []
         self.runs, self.readers = {}, []
+        self.touched = False
         self.made = {}
         """The work of every artifact that was recorded, and was not marked."""
 
@@ -128,6 +129,7 @@ class History(RuleBasedStateMachine):
     def harvest_what_was_marked(self, n):
         """It stays as it is, or is made anew if some of it has gone."""
         path = self.some(n, [path for path in self.marks if path.startswith("caches/")])
+        self.touched = True
         data = (self.lake.folder / path).find("cache.json")
         if data is not None:
             cache = Cache(self.lake.folder / path)
@@ -159,18 +161,20 @@ class History(RuleBasedStateMachine):
         elif self.lake.cache(work.cache).n_claimed < work.stop:
             lease.release()  # it was made anew since, and is shorter: the job says so
         else:
-            keep(self.lake.folder, f"artifacts/{work.name}")
+            path = f"artifacts/{work.name}"
+            keep(self.lake.folder, path)
+            self.marks.discard(path)
+            if not going(self.lake.folder / path):
+                self.made[work.name] = work  # it was marked, and is as it was
             self.runs[number] = (lease, work)
 
     @precondition(lambda self: self.runs)
     @rule(n=st.integers(0, 9), dies=st.booleans())
     def end_a_run(self, n, dies):
         lease, work = self.runs.pop(self.some(n, self.runs))
-        path = f"artifacts/{work.name}"
         if not dies:
             artifact_of(self.lake, work.name, self.lake.cache(work.cache), (work.first, work.stop), work.previous)
             self.made[work.name] = work
-            self.marks.discard(path)
         lease.release()
 
     @precondition(lambda self: self.made)
@@ -211,6 +215,7 @@ class History(RuleBasedStateMachine):
     def undo(self, n):
         path = self.some(n, self.marks)
         name = path.partition("/")[2]
+        self.touched = True
         try:
             list(unmarked(self.lake, [name]))
         except InputError:
@@ -245,6 +250,7 @@ class History(RuleBasedStateMachine):
     def gc(self, days, kill):
         """A gc some days later, killed before its removal number `kill`; one that is not does what it said before."""
         self.ahead += days * DAY
+        self.touched = True
         real, left = Folder.remove, iter(range(10**6 if kill is None else kill))
 
         def remove(folder, name):
@@ -303,7 +309,8 @@ class History(RuleBasedStateMachine):
             cache = self.lake.cache(name)
             assert not cache.folder.exists(PURGING)
             assert cache.segments[0].sealed, "the newest that is sealed never expires"
-            assert all(not checked.findings for checked in verify(cache)), f"{name} is damaged"
+            assert not self.touched or all(not one.findings for one in verify(cache)), f"{name} is damaged"
+        self.touched = False
 
     @invariant()
     def nothing_went_that_nobody_marked(self):
