@@ -44,12 +44,19 @@ def retained(lake: Lake, name: str, span: str) -> Iterator[str]:
 
 def marked(lake: Lake, names: Sequence[str], why: str) -> Iterator[str]:
     """Mark what is named for removal; `InputError` lists what others stand on, and then nothing is marked."""
-    paths = [locate(lake, name) for name in names]
-    around = references(lake)
-    _refuse(around, paths)
-    for path in sorted(paths):  # artifacts first, which may stand on the caches
-        with alone(lake.folder, path) as lease:
-            _mark(lake, path, paths, why, lease)
+    paths = sorted({locate(lake, name) for name in names})
+    _refuse(references(lake), paths)
+    done: list[str] = []
+    try:
+        for path in paths:
+            with alone(lake.folder, path) as lease:
+                _mark(lake, path, paths, why, lease)
+            done.append(path)
+    except InputError:
+        for path in done:
+            take_back(lake.folder / path)
+        raise
+    for path in paths:
         yield f"{path}: marked; `garner gc` removes its bytes after a grace, until which `rm --undo` takes it back"
 
 
@@ -72,25 +79,34 @@ def _refuse(around: References, paths: Sequence[str], besides: Sequence[str] = (
 
 
 def unmarked(lake: Lake, names: Sequence[str]) -> Iterator[str]:
-    """Take marks back, while the bytes are there; caches first, which artifacts stand on."""
-    for path in sorted((locate(lake, name, marked=True) for name in names), reverse=True):
-        if not removed(lake.folder / path):
-            raise InputError(f"{path} is not marked for removal: there is nothing to undo")
-        with alone(lake.folder, path):
-            _require_inputs(lake, path)
-            take_back(lake.folder / path)
+    """Take marks back while the bytes are there, if what it was made from is there too; else all are marked again."""
+    paths = sorted({locate(lake, name, marked=True) for name in names}, reverse=True)  # caches first
+    back: list[str] = []
+    try:
+        for path in paths:
+            with alone(lake.folder, path):
+                take_back(lake.folder / path)
+            back.append(path)
+        _require_inputs(lake, back)
+    except InputError:
+        for path in back:
+            mark(lake.folder / path, REMOVED)
+        raise
+    for path in paths:
         yield f"{path}: it stays"
 
 
-def _require_inputs(lake: Lake, path: str) -> None:
-    """Of an artifact, that what it was made from is there."""
-    if not path.startswith("artifacts/"):
-        return
-    record = lake.artifact(path.partition("/")[2]).record
-    wanted = [one.cache for one in record.inputs.values()]
+def _require_inputs(lake: Lake, paths: Sequence[str]) -> None:
+    """That what each artifact was made from is there; looked for once the marks are gone, as `rm` looks for them."""
     there = {*lake.caches(), *lake.artifacts()}
-    if lacking := [name for name in [*wanted, record.previous] if name and name not in there]:
-        raise InputError(f"{path} was made from {', '.join(lacking)}, which is gone or marked: undo that first")
+    for path in paths:
+        name = path.removeprefix("artifacts/")
+        if name == path or name not in there:  # a cache, or what somebody marked again
+            continue
+        record = lake.artifact(name).record
+        wanted = {*(one.cache for one in record.inputs.values()), record.previous} - {""}
+        if lacking := sorted(wanted - there):
+            raise InputError(f"{path} was made from {', '.join(lacking)}, which is gone or marked: undo that first")
 
 
 def collected(lake: Lake, grace: str, dry_run: bool) -> Iterator[str]:

@@ -25,7 +25,7 @@ from storage.errors import GarnerError, InputError, RunError
 from storage.lake import Lake
 from storage.lease import Lease, take
 from storage.process import owner
-from storage.removal import EXPIRED, removed
+from storage.removal import EXPIRED, going, keep
 from storage.runs import RunRecord, StepRun
 from storage.value import Value
 from workers.pool import Loss, Needs, Pool
@@ -128,20 +128,30 @@ def _holding(lake: Lake, run_id: str, steps: Sequence[Step]) -> Iterator[Lease]:
     assert isinstance(lease, Lease)
     with lease:
         _check_marks(lake, steps, built)
+        for step in steps:
+            if isinstance(step, JobStep) and not step.done:
+                keep(lake.folder, f"artifacts/{step.artifact}")
         yield lease
 
 
 def _check_marks(lake: Lake, steps: Sequence[Step], built: Collection[str]) -> None:
     """Whether something that jobs read was marked since the run was planned; what is built is kept by building it."""
     for step in steps:
-        for one in step.inputs.values() if isinstance(step, JobStep) and not step.done else ():
-            folder = lake.folder / f"caches/{one.cache}"
-            first = folder / f"segments/{one.first:05d}"
-            if (removed(folder) and one.cache not in built) or first.exists(EXPIRED):
-                raise InputError(
-                    f"cache {one.cache}, which job {step.name!r} reads, was marked for removal since this run was "
-                    "planned: run again to make what is missing, or `garner rm --undo` it"
-                )
+        if not isinstance(step, JobStep) or step.done:
+            continue
+        lost = [
+            f"cache {one.cache}"
+            for one in step.inputs.values()
+            if (one.cache not in built and going(lake.folder / f"caches/{one.cache}"))
+            or (lake.folder / f"caches/{one.cache}/segments/{one.first:05d}").exists(EXPIRED)
+        ]
+        if step.previous and going(lake.artifact_folder(step.previous)):
+            lost.append(f"artifact {step.previous}")
+        if lost:
+            raise InputError(
+                f"{lost[0]}, which job {step.name!r} reads, was marked for removal since this run was planned: "
+                "run again to make what is missing, or `garner rm --undo` it"
+            )
 
 
 def _check_memory(opened: Opened, left: Sequence[Step]) -> None:

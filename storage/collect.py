@@ -29,9 +29,11 @@ def _carried(lake: Lake, item: str, one: Found, grace: float, clock: Callable[[]
     """Do it under the lease of its cache or artifact, if it still can be done; what was done, or why not."""
     try:
         with alone(lake.folder, item) as lease:
-            again = look(lake, grace, clock, only=item, own=lease.holder.token)
-            if one not in tuple(find(lake, again)):
-                return Found(path=one.path, why="it changed while it was looked at", action="keep")
+            again = tuple(find(lake, look(lake, grace, clock, only=item, own=lease.holder.token)))
+            if one not in again or any(other.action == one.action == "expire" for other in again[: again.index(one)]):
+                return Found(
+                    path=one.path, why="it, or what expires before it, changed while it was looked at", action="keep"
+                )
             _carry_out(lake, item, one, lease)
     except (InputError, LeaseLost) as error:
         return Found(path=one.path, why=str(error), action="keep")

@@ -29,6 +29,8 @@ BEAT = 5.0
 EXPIRY = 60.0
 """Seconds without a change after which a holder is taken for dead."""
 _KEPT_TERMS = 2
+_dead: dict[str, bytes | None] = {}
+"""Beats, by their holder's token, that did not change for its expiry: this process waits for them once."""
 
 
 class Holder(Value):
@@ -201,9 +203,11 @@ def _alive(folder: Folder, holder: Holder, before: bytes | None = None, since: f
     while not gone(holder.process):
         if _free(folder, holder.term):
             return False
-        if folder.find(_beat(holder.term)) != first:
+        if (beat := folder.find(_beat(holder.term))) != first:
             return True
-        if time.monotonic() - since > holder.expiry:
+        known = holder.token in _dead and _dead[holder.token] == beat
+        if known or time.monotonic() - since > holder.expiry:
+            _dead[holder.token] = beat
             return False
         time.sleep(min(holder.beat / 4, 1.0))
     return False

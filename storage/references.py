@@ -42,14 +42,14 @@ class References(Value):
         found = [f"it is pinned by {self.pinned[path]}"] if path in self.pinned else []
         return (*found, f"{self.used[path]} uses it now") if path in self.used else tuple(found)
 
-    def windows(self, cache: str) -> tuple[tuple[int, int, str], ...]:
-        """Segments [first, stop) of a cache that each kept artifact was made from."""
-        return tuple(
-            (one.first, one.segments, name)
+    def made_from(self, cache: str, number: int) -> dict[str, tuple[str, ...]]:
+        """The kept artifacts that were made from that segment of a cache, and from which of its sites."""
+        return {
+            name: one.sites
             for name, record in self.records.items()
             for one in record.inputs.values()
-            if one.cache == cache
-        )
+            if f"caches/{one.cache}" == cache and one.first <= number < one.segments
+        }
 
 
 def references(lake: Lake, own: str = "") -> References:

@@ -85,9 +85,15 @@ def alone(lake: Folder, path: str) -> Iterator[Lease]:
 
 
 def take_back(folder: Folder) -> None:
-    """Undo `removed.json`; `InputError` where its bytes have begun to go. Only under the lease of the folder."""
-    if folder.exists(PURGING):
+    """Undo `removed.json`; `InputError` where there is none, or bytes have begun to go.
+
+    Only under the lease of the folder, or by who has just made the mark, for gc does not come before a grace.
+    """
+    names = folder.names()
+    if PURGING in names:
         raise InputError(f"{folder} is half removed already: let `garner gc` finish, and make it again")
+    if REMOVED not in names:
+        raise InputError(f"{folder} is not marked for removal: there is nothing to undo")
     folder.remove(REMOVED)
 
 

@@ -1,8 +1,11 @@
 """`retention/`: how long something is kept. Each word is a new record; the highest number stands."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
+from storage.errors import GarnerError
 from storage.process import owner
+from storage.runs import runs
 from storage.url import Folder
 from storage.value import Value, decode_signed, signed
 
@@ -39,6 +42,18 @@ def retentions(lake: Folder) -> dict[str, float]:
             if said.seconds is not None:
                 found[said.path] = said.seconds
     return found
+
+
+def last_nights(lake: Folder) -> frozenset[str]:
+    """Folders of the last good night of each schedule: without it nobody knows which nights are covered."""
+    found: dict[str, tuple[str, int, str]] = {}
+    for run in runs(lake):
+        with suppress(GarnerError):  # a damaged one is passed over by the schedule too
+            record = run.record
+            if record is not None and record.status == "done" and (name := record.night.get("schedule")):
+                night = (str(record.night.get("slot", "")), int(record.night.get("term", 0)), f"runs/{run.folder.name}")
+                found[name] = max(night, found.get(name, night))
+    return frozenset(folder for _, _, folder in found.values())
 
 
 def _latest(folder: Folder) -> int:

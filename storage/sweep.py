@@ -13,7 +13,7 @@ from storage.cache import Cache
 from storage.lake import Lake
 from storage.references import References, references
 from storage.removal import EXPIRED, PURGING, REMOVED
-from storage.retention import retentions
+from storage.retention import last_nights, retentions
 from storage.url import Object
 from storage.value import Value
 
@@ -92,7 +92,7 @@ def find(lake: Lake, around: Around) -> Iterator[Found]:
             yield from _of_cache(lake, around, path, kept.get(path))
         if path.startswith("artifacts/"):
             yield from _of_artifact(around, path, kept.get(path))
-    yield from _of_runs(around, kept.get("runs"))
+    yield from _of_runs(lake, around, kept.get("runs"))
 
 
 def _marked(around: Around, path: str) -> Iterator[Found]:
@@ -123,9 +123,9 @@ def _of_artifact(around: Around, path: str, retention: float | None) -> Iterator
         return
     named = {file.path for file in record.files} if record else set()
     attempts = [one for one in around.objects[path] if one.path.startswith("attempt-") and one.path not in named]
-    if attempts and all(around.old(one) for one in attempts):
+    if (some := _plain(attempts)) and all(around.old(one) for one in attempts):
         why = "of attempts that the record does not name" if record else "of a job that never ended"
-        yield _dropped(path, attempts, why)
+        yield _dropped(path, some, why)
     written = around.marked(path, "record.json")
     if record and written and retention is not None and around.old(written, retention) and not refers.holding(path):
         yield Found(path=path, why="its retention is over", action="mark")
@@ -133,7 +133,10 @@ def _of_artifact(around: Around, path: str, retention: float | None) -> Iterator
 
 def _of_cache(lake: Lake, around: Around, path: str, retention: float | None) -> Iterator[Found]:
     """Segments whose time is over, what expired ones hold, and what runs that were killed left unsealed."""
-    if path in around.references.used or not around.marked(path, "cache.json"):
+    if path in around.references.used:
+        return
+    if around.marked(path, "cache.json") is None:
+        yield from _unnamed(around, path)
         return
     cache = Cache(lake.folder / path)
     by_segment = _by_segment(around.objects[path])
@@ -147,20 +150,22 @@ def _of_cache(lake: Lake, around: Around, path: str, retention: float | None) ->
         yield from _unsealed(around, path, segment.number, objects, segment == cache.segments[-1])
 
 
+def _unnamed(around: Around, path: str) -> Iterator[Found]:
+    """What a writer that was cut off left of a cache that went meanwhile; never a seal, for that may be of use."""
+    some = _plain(around.objects[path])
+    if some and all(around.old(one) for one in some) and not any("/sealed/" in one.path for one in some):
+        yield _dropped(path, some, "it has no cache.json, and nothing that is sealed")
+
+
 def _of_expired(around: Around, path: str, number: int, objects: Sequence[Object]) -> Iterator[Found]:
     """The bytes of a segment that expired a grace ago, if no artifact stands on them."""
     mark = next(one for one in objects if one.path.endswith(EXPIRED))
-    data = [
-        one
-        for part in ("sealed/", "done/", "sites/", "tokens/")
-        for one in objects
-        if one.path.startswith(f"{_prefix(number)}{part}")
-    ]
+    data = _in_order(objects, [f"{_prefix(number)}{part}" for part in ("sealed/", "done/", "sites/", "tokens/")])
     if not data or not around.old(mark):
         return
-    on = [name for first, stop, name in around.references.windows(path.partition("/")[2]) if first <= number < stop]
+    on = around.references.made_from(path, number)
     if on or path in around.references.pinned:
-        why = f"segment {number} has expired, but {on[0]} was made from it" if on else f"segment {number} is pinned"
+        why = f"segment {number} has expired, but {min(on)} was made from it" if on else f"segment {number} is pinned"
         yield Found(path=path, why=why, action="keep")
     else:
         yield _dropped(path, data, f"segment {number} has expired")
@@ -179,16 +184,19 @@ def _expiring(
 
 
 def _unsealed(around: Around, path: str, number: int, objects: Sequence[Object], last: bool) -> Iterator[Found]:
-    """Marks, then shards, of sites that nobody sealed; of a last segment without any seal everything."""
-    prefix, sealed = _prefix(number), _seals(number, objects)
-    if not objects or not all(around.old(one) for one in objects):
-        return  # somebody is, or was lately, at work on it
-    if last and not sealed:
+    """Marks, then shards, of sites that nobody sealed; of a last segment without any seal everything.
+
+    What is pinned or went into an artifact had a seal once, which a repair took away to make it again: it stays.
+    """
+    prefix, sealed, on = _prefix(number), _seals(number, objects), around.references.made_from(path, number)
+    if not objects or path in around.references.pinned or not all(around.old(one) for one in objects):
+        return  # somebody wants it, or is, or was lately, at work on it
+    if last and not sealed and not on:
         order = (f"{prefix}done/", f"{prefix}sites/", f"{prefix}plan.json", f"{prefix}tokens/", f"{prefix}files.json")
         yield _dropped(path, _in_order(objects, order), f"segment {number} was never sealed")
         return
     sites = {one.path.split("/")[3] for one in objects if re.match(r"segments/\d+/(done|sites)/[^/]+/", one.path)}
-    for site in sorted(sites - sealed.keys()):
+    for site in sorted(sites.difference(sealed, *on.values())):
         some = _in_order(objects, (f"{prefix}done/{site}/", f"{prefix}sites/{site}/"))
         yield _dropped(path, some, f"segment {number} {site} was never sealed")
 
@@ -200,13 +208,14 @@ def _seals(number: int, objects: Sequence[Object]) -> dict[str, Object]:
     return {one.path.removeprefix(prefix).removesuffix(".json"): one for one in seals}
 
 
-def _of_runs(around: Around, retention: float | None) -> Iterator[Found]:
-    """Leases of runs that have ended or died, and folders of runs whose time is over."""
-    runs: dict[str, list[Object]] = {}
+def _of_runs(lake: Lake, around: Around, retention: float | None) -> Iterator[Found]:
+    """Leases of runs and copies that have ended or died, and folders of runs whose time is over."""
+    folders: dict[str, list[Object]] = {}
     for one in around.objects.get("", ()):
-        if one.path.startswith(("runs/", "leases/run.")):
-            runs.setdefault("/".join(one.path.split("/")[:2]), []).append(one)
-    for folder, objects in sorted(runs.items()):
+        if one.path.startswith(("runs/", "leases/run.", "leases/copy.")):
+            folders.setdefault("/".join(one.path.split("/")[:2]), []).append(one)
+    kept = last_nights(lake.folder) if retention is not None and folders else frozenset()
+    for folder, objects in sorted((folder, objects) for folder, objects in folders.items() if folder not in kept):
         lease = folder.startswith("leases/")
         limit = around.grace if lease else max(retention or 0, around.grace)
         name = folder.partition("/")[2] if lease else f"run.{folder.partition('/')[2]}"
@@ -228,7 +237,12 @@ def _dropped(path: str, objects: Sequence[Object], why: str, shown: str = "") ->
 
 
 def _in_order(objects: Sequence[Object], prefixes: Sequence[str]) -> list[Object]:
-    return [one for prefix in prefixes for one in objects if one.path.startswith(prefix)]
+    return [one for prefix in prefixes for one in _plain(objects) if one.path.startswith(prefix)]
+
+
+def _plain(objects: Sequence[Object]) -> list[Object]:
+    """All but left-overs of killed writers, which go by themselves."""
+    return [one for one in objects if not _LEFT_OVER.search(one.path)]
 
 
 def _by_segment(objects: Sequence[Object]) -> dict[int, list[Object]]:

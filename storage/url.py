@@ -136,7 +136,9 @@ class Folder:
         return tuple(sorted(one for one in found if not one.startswith(".")))
 
     def tree(self) -> tuple[Object, ...]:
-        """Every object below, sorted by path; empty if there is no such folder."""
+        """Every object below, sorted by path; empty if there is no such folder. All of them, or an error."""
+        if self.local is not None:
+            return tuple(sorted(_local_tree(self.local), key=lambda one: one.path))
         above = f"{self._path('').rstrip('/')}/"
         found: dict[str, Any] = self._ask("", lambda fs, path: fs.find(path, detail=True))
         objects = (
@@ -148,11 +150,13 @@ class Folder:
 
     def clock(self) -> float:
         """What time it is, in seconds by the store's clock: that of an object made for it."""
-        probe = self / f"probe-{uuid.uuid4().hex}"
-        probe.create("now", b"")
-        (now,) = (one.modified for one in probe.tree())
-        self.remove(probe.name)
-        return now
+        while True:
+            probe = self / f"probe-{uuid.uuid4().hex}"
+            probe.create("now", b"")
+            seen = probe.tree()
+            self.remove(probe.name)
+            if seen:  # no gc swept it away
+                return seen[0].modified
 
     def create(self, name: str, *parts: Buffer) -> bool:
         """Create one object from `parts`, whole or not at all; False if it was there already (it is left as it is)."""
@@ -252,6 +256,21 @@ def _removed(fs: Any, path: str) -> None:
     else:
         for one in fs.find(path):
             fs.rm_file(one)
+
+
+def _local_tree(root: Path) -> Iterator[Object]:
+    """fsspec passes over folders that it cannot list, as if they were empty: then what they hold seems lost."""
+    for folder, _, names in os.walk(root, onerror=_unlisted):
+        for name in names:
+            path = Path(folder, name)
+            with suppress(FileNotFoundError):  # it has just gone
+                found = path.stat()
+                yield Object(path.relative_to(root).as_posix(), found.st_size, found.st_mtime)
+
+
+def _unlisted(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a folder that has just gone is as good as empty
+        raise InputError(f"cannot list all that is there ({error}): make it readable, and try again") from error
 
 
 def _modified(info: dict[str, Any]) -> float:

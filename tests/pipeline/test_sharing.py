@@ -7,6 +7,7 @@ import pytest
 from pipeline.__main__ import main
 from storage import Cache, Lake
 from storage.lease import take
+from tests.pipeline.worlds import World
 from tests.storage.test_sweep import artifact_of, cache_of
 
 
@@ -141,3 +142,22 @@ def test_what_was_marked_since_it_was_looked_up_is_not_pinned(lake, said, monkey
     assert code == 2
     assert "has just been marked for removal" in told
     assert lake.folder.names("pins") == ()
+
+
+def test_what_was_removed_and_is_asked_for_again_is_there_again(tmp_path, decoder, capsys):
+    world = World(tmp_path / "world", decoder)
+    assert world.run() == 0
+    shared = Lake(str(world.lake))
+    (name,), (cache,) = shared.artifacts(), shared.caches()
+    assert main(["rm", str(world.lake), name]) == 0
+    assert world.run() == 0
+    assert shared.artifacts() == (name,)
+    assert main(["rm", str(world.lake), name, cache]) == 0
+    time.sleep(1.1)
+    assert main(["gc", str(world.lake), "--grace", "1s"]) == 0
+    assert (shared.artifacts(), shared.caches()) == ((), ())
+    assert world.run() == 0
+    assert (shared.artifacts(), shared.caches()) == ((name,), (cache,))
+    capsys.readouterr()
+    assert world.run() == 0
+    assert "nothing was missing" in capsys.readouterr().out

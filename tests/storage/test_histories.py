@@ -1,8 +1,10 @@
 """Random histories of a lake: whatever people, runs, and a gc that is killed now and then do, what is needed stays."""
 
 import itertools
+from datetime import timedelta
 
 import numpy as np
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -20,7 +22,7 @@ from storage.retention import retain
 from storage.segment import part_name
 from storage.sweep import find, look
 from storage.tokens import write_part
-from storage.url import Folder
+from storage.url import _MEMORY_LOCK, Folder
 from storage.value import Value
 from storage.verify import verify
 from tests.conftest import Doc, spans_of, write_site
@@ -85,8 +87,14 @@ class History(RuleBasedStateMachine):
             lease.release()
         self.lake.folder.remove("")  # fsspec looks through all that is in memory to list any of it
 
-    def now(self):
-        return self.lake.folder.clock() + self.ahead
+    def pass_by(self, days):
+        """Time goes by: what is in the lake grows older."""
+        self.ahead += days * DAY
+        above = f"{self.lake.folder.url.removeprefix('memory:/')}/"
+        with _MEMORY_LOCK:
+            for path, file in MemoryFileSystem.store.items():
+                if path.startswith(above):
+                    file.created -= timedelta(days=days)
 
     def some(self, n, names):
         return sorted(names)[n % len(names)]
@@ -249,7 +257,7 @@ class History(RuleBasedStateMachine):
     @rule(days=st.sampled_from([0.0, 0.5, 3.0, 3.0]), kill=st.one_of(st.none(), st.integers(0, 12)))
     def gc(self, days, kill):
         """A gc some days later, killed before its removal number `kill`; one that is not does what it said before."""
-        self.ahead += days * DAY
+        self.pass_by(days)
         self.touched = True
         real, left = Folder.remove, iter(range(10**6 if kill is None else kill))
 
@@ -258,7 +266,7 @@ class History(RuleBasedStateMachine):
                 raise KilledError
             real(folder, name)
 
-        now = self.now()
+        now = self.lake.folder.clock()
         foreseen = list(find(self.lake, look(self.lake, GRACE, lambda: now)))
         needed = self.with_below(self.needed())
         Folder.remove = remove
