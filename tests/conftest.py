@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from storage import Artifact, Cache, Lake, Site
 from storage.artifact import ArtifactWriter, Record, versions
@@ -94,6 +95,13 @@ def write_site(segment, site, x_ND, dtype):
         mark = Mark(unit=unit, rows=rows, attempt="a", worker="w", seconds=0.0, moments=moments, shards=shards)
         segment.mark(site, mark)
     segment.seal(site, shape)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_memory():
+    """What a module left in memory goes with it: fsspec looks through all that is there to list any of it."""
+    yield
+    MemoryFileSystem.store.clear()
 
 
 @pytest.fixture
