@@ -9,6 +9,7 @@ from safetensors.numpy import save
 
 from storage.artifact import Artifact, ArtifactWriter
 from storage.cache import Cache
+from storage.checkpoint import Checkpoints
 from storage.site import Site
 from storage.value import Value
 
@@ -65,6 +66,11 @@ class Context:
     def cache(self, name: str) -> Cache:
         """An open cache by its name in the recipe."""
         return self._caches[name]
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where a long job keeps what it would need to go on after a kill."""
+        return Checkpoints(self._artifact.folder)
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays as `<name>.safetensors`."""

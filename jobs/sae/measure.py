@@ -37,20 +37,20 @@ class Found:
 @torch.no_grad()
 def measure(config: Config, coder: Coder, rows: Rows) -> Found:
     """One pass over the held-out rows for the coder, one for its baselines."""
-    tally, leaders = Tally(coder), Leaders(config.width, config.n_examples)
+    mean_E = torch.tensor(rows.target_mean_E, dtype=torch.float32, device=rows.device)
+    tally, leaders = Tally(coder, mean_E), Leaders(config.width, config.n_examples)
     documents = np.unique(rows.tokens.documents(rows.held_H))
     means = DocumentMeans(documents, rows.tokens.n_documents, config.width)
-    for rows_B, x_BD in rows.held():
-        codes = coder.encode(x_BD)
-        tally.add(x_BD, codes)
+    for rows_B, batch in rows.held():
+        codes = coder.encode(batch.x_BD)
+        tally.add(batch, codes)
         leaders.add(rows_B, codes)
         means.add(rows.tokens.documents(rows_B), codes)
     k = max(1, round(tally.l0))
-    mean_D = torch.tensor(rows.acts.moments.mean, dtype=torch.float32, device=rows.device)
-    sample = islice(rows.shuffled(config.seed, 1), math.ceil(PCA_ROWS / rows.batch))
-    directions_RD = principal_directions(sample, mean_D)[:k]
-    held = (x_BD for _, x_BD in rows.held())
-    random_fvu, pca_fvu = baselines(held, coder, directions_RD, mean_D, k, config.seed + 1)
+    sample = (batch.y_BE for batch in islice(rows.shuffled(config.seed, 1), math.ceil(PCA_ROWS / rows.batch)))
+    directions_RE = principal_directions(sample, mean_E)[:k]
+    held = (batch.y_BE for _, batch in rows.held())
+    random_fvu, pca_fvu = baselines(held, config.width, directions_RE, mean_E, k, config.seed + 1)
     pure = token_purity(leaders, rows.tokens, rows.held_H, config.seed)
     tellings = tell_labels(means, rows.tokens, config.seed)
     return Found(tally, leaders, pure, tellings, k, random_fvu, pca_fvu)

@@ -11,8 +11,9 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from jobs.sae.coder import Coder
-from jobs.sae.codes import Codes, Sparse, pick
+from jobs.sae.codes import Codes, pick
 from jobs.sae.dictionaries import random_atoms
+from jobs.sae.parts import Batch
 
 
 class Spread:
@@ -58,16 +59,17 @@ def fvu(x_BD: Tensor, x_hat_BD: Tensor) -> float:
 class Tally:
     """FVU, L0 and firing counts of a coder, over batches of held-out rows."""
 
-    def __init__(self, coder: Coder) -> None:
+    def __init__(self, coder: Coder, near_E: Tensor) -> None:
+        """`near_E` is any point near the targets."""
         self.fired_F = torch.zeros(len(coder.b_enc_F), dtype=torch.int64)
         self._coder = coder
-        self._spread = Spread(coder.b_dec_D.detach() / coder.scale)
+        self._spread = Spread(near_E)
         self._error = 0.0
 
-    def add(self, x_BD: Tensor, codes: Codes) -> None:
+    def add(self, batch: Batch, codes: Codes) -> None:
         """Count a batch and its codes in."""
-        self._spread.add(x_BD)
-        self._error += squared_error(x_BD, self._coder.decode(codes))
+        self._spread.add(batch.y_BE)
+        self._error += squared_error(batch.y_BE, self._coder.decode(codes, batch.x_BD))
         self.fired_F += codes.active()[1].bincount(minlength=len(self.fired_F)).cpu()
 
     @property
@@ -103,21 +105,20 @@ def principal_directions(batches: Iterable[Tensor], mean_D: Tensor) -> Tensor:
 
 @torch.no_grad()
 def baselines(
-    batches: Iterable[Tensor], coder: Coder, directions_RD: Tensor, mean_D: Tensor, k: int, seed: int
+    batches: Iterable[Tensor], width: int, directions_RD: Tensor, mean_D: Tensor, k: int, seed: int
 ) -> tuple[float, float]:
     """FVU of a random dictionary and of PCA, each with k numbers per row.
 
-    The random dictionary has the coder's width; each row keeps its k largest projections, scaled by the one factor
+    The random dictionary has `width` atoms; each row keeps its k largest projections, scaled by the one factor
     that suits these very rows best, so the null is a generous one.
     """
-    atoms_FD = random_atoms(len(coder.b_enc_F), len(mean_D), seed).to(mean_D)
+    atoms_FD = random_atoms(width, len(mean_D), seed).to(mean_D)
     spread, pca_error, cross, square = Spread(mean_D), 0.0, 0.0, 0.0
     for x_BD in batches:
         spread.add(x_BD)
         centred_BD = x_BD - mean_D
         pca_error += squared_error(centred_BD, centred_BD @ directions_RD.T @ directions_RD)
-        values_BK, features_BK = pick(centred_BD, atoms_FD, torch.zeros_like(atoms_FD[:, 0]), k)
-        random_BD = Sparse(values_BK.relu(), features_BK).mix(atoms_FD)
+        random_BD = pick(centred_BD, atoms_FD, torch.zeros_like(atoms_FD[:, 0]), k).positive().mix(atoms_FD)
         cross += float((centred_BD * random_BD).sum(dtype=torch.float64))
         square += float(random_BD.square().sum(dtype=torch.float64))
     uncentred = spread.total + spread.offset

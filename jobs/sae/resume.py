@@ -1,0 +1,77 @@
+"""Checkpoints of trainings that share their batches: a killed one goes on at the very next batch."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from jobs.sae.train import Training
+from storage.checkpoint import Checkpoints
+from storage.shuffle import Position, Shuffled
+
+log = logging.getLogger("garner.sae")
+
+EVERY = 120.0
+"""Seconds between checkpoints: writing one takes about as long as a few hundred steps."""
+
+
+class Resume:
+    """The trainings of some artifacts, which are killed and continued together."""
+
+    def __init__(self, groups: Sequence[Sequence[Training]], stores: Sequence[Checkpoints]) -> None:
+        """`groups[n]` are the trainings whose states go to `stores[n]`."""
+        self._groups, self._stores = groups, stores
+        self._order: Shuffled[np.ndarray] | None = None
+        self._last = time.monotonic()
+
+    def position(self) -> Position:
+        """Where training goes on, with every coder as it was there; the start if nothing was kept by all."""
+        for number in self._stores[0].numbers():
+            found = [store.read(number) for store in self._stores]
+            if all(data is not None for data in found):
+                states = [load(data) for data in found if data is not None]
+                for group, arrays in zip(self._groups, states, strict=True):
+                    _restore(group, arrays)
+                epoch, batch = (int(n) for n in states[0]["position"])
+                log.info("going on from a checkpoint, after %d rows", self._groups[0][0].seen)
+                return Position(epoch=epoch, batch=batch)
+        return Position()
+
+    def follow(self, order: Shuffled[np.ndarray]) -> None:
+        """What the position of later checkpoints is asked of."""
+        self._order = order
+
+    def after(self, trainings: Sequence[Training]) -> None:
+        """Behind every batch: keep a checkpoint where the last one is long ago."""
+        if time.monotonic() - self._last >= EVERY:
+            self.keep()
+            self._last = time.monotonic()
+
+    def keep(self) -> None:
+        """Keep a checkpoint now; those before it go once all stores have it."""
+        assert self._order is not None
+        position = np.array([self._order.position.epoch, self._order.position.batch])
+        for group in self._groups:
+            for training in group:
+                training.require_finite()
+        number = self._groups[0][0].seen
+        for group, store in zip(self._groups, self._stores, strict=True):
+            states = {f"{n}.{name}": a for n, one in enumerate(group) for name, a in one.state().items()}
+            store.write(number, save({"position": position, **states}))
+        for group, store in zip(self._groups, self._stores, strict=True):
+            store.keep_only([number])
+            for training in group:
+                training.kept_at = number
+
+    def clear(self) -> None:
+        """Remove what was kept: the training is over."""
+        for store in self._stores:
+            store.keep_only([])
+
+
+def _restore(group: Sequence[Training], arrays: dict[str, np.ndarray]) -> None:
+    for n, training in enumerate(group):
+        prefix = f"{n}."
+        training.restore({name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)})

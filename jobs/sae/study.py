@@ -1,0 +1,93 @@
+"""A study from its rows to its artifact; studies that want the same batches are trained by one read of the cache.
+
+F features, E dimensions of a target, P rows of the held-out probe.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import load as load_arrays
+from torch import Tensor
+
+from jobs.core.context import Context, Report
+from jobs.core.tensors import as_tensor
+from jobs.sae.coder import Coder
+from jobs.sae.config import Config
+from jobs.sae.measure import measure
+from jobs.sae.report import leave, report
+from jobs.sae.resume import Resume
+from jobs.sae.rows import Rows, split_rows
+from jobs.sae.start import normalisation, start
+from jobs.sae.train import Training, train
+from storage.artifact import Artifact
+from storage.value import convert
+
+_PROBE_ROWS = 2048
+"""Held-out rows that the course of training is followed on, at most."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """One artifact in the making: its coder, and the twins that started from other seeds."""
+
+    config: Config
+    ctx: Context
+    trainings: tuple[Training, ...]
+    """The coder's own first."""
+    first_atoms: tuple[Tensor, ...]
+    """Of each training before its first step: [F, E] each."""
+
+
+def run_all(configs: Sequence[Config], contexts: Sequence[Context]) -> list[Report]:
+    """Train, measure and keep several studies that read the same rows in the same order."""
+    rows = split_rows(configs[0], contexts[0])
+    studies = [_begin(config, ctx, rows) for config, ctx in zip(configs, contexts, strict=True)]
+    resume = Resume([one.trainings for one in studies], [one.ctx.checkpoints for one in studies])
+    order = rows.order(configs[0].seed, configs[0].epochs, resume.position())
+    resume.follow(order)
+    train([one for study in studies for one in study.trainings], map(rows.sides, order), resume.after)
+    reports = [_end(one, rows) for one in studies]
+    resume.clear()
+    return reports
+
+
+def _begin(config: Config, ctx: Context, rows: Rows) -> Study:
+    n_rows = config.epochs * int(rows.training_N.sum())
+    probe = rows.at(rows.held_H[np.linspace(0, len(rows.held_H) - 1, min(_PROBE_ROWS, len(rows.held_H))).astype(int)])
+    coders = [_first(config, ctx, rows, config.seed + n).to(ctx.device) for n in range(1 + config.twins)]
+    trainings = tuple(Training(coder, config, n_rows, probe) for coder in coders)
+    return Study(config, ctx, trainings, tuple(coder.atoms_FD.clone() for coder in coders))
+
+
+def _first(config: Config, ctx: Context, rows: Rows, seed: int) -> Coder:
+    """The coder as training finds it: as the last artifact left it, or untrained."""
+    if ctx.previous is not None and seed == config.seed:
+        return load(ctx.previous)
+    points_NE = _candidates(config, rows, seed)
+    return start(config, rows.inputs, rows.targets, points_NE, seed)
+
+
+def _candidates(config: Config, rows: Rows, seed: int) -> Tensor | None:
+    """What atoms start from or are made of, of the training rows as training sees them."""
+    if config.dictionary.candidates is None:
+        return None
+    shift_E, scale_E = (
+        as_tensor(one, rows.device) for one in normalisation(config.normalise, rows.targets or rows.inputs)
+    )
+    targets = ((batch.y_BE - shift_E) * scale_E for batch in rows.shuffled(seed, 1))
+    return config.dictionary.candidates.draw(targets, seed)
+
+
+def _end(study: Study, rows: Rows) -> Report:
+    config, ctx, coder = study.config, study.ctx, study.trainings[0].coder
+    found = measure(config, coder, rows)
+    ctx.save("weights", coder.arrays())
+    leave(config, ctx, rows.tokens, study.trainings[0].history, found)
+    return report(config, rows, found, "" if ctx.previous is None else ctx.previous.folder.name)
+
+
+def load(artifact: Artifact) -> Coder:
+    """The coder of a finished `sae` artifact; it encodes to the same codes bit for bit."""
+    config = convert(artifact.record.config, Config, f"artifact {artifact.folder.name}")
+    return Coder(load_arrays(artifact.read("weights.safetensors")), config.activation, config.dictionary)

@@ -1,0 +1,142 @@
+"""The job on a small cache: what it finds, leaves and refuses."""
+
+import io
+import json
+
+import msgspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import Doc
+
+from jobs import sae
+from jobs.sae.coder import Coder
+from jobs.sae.figures import printable
+from storage import InputError, Site
+from storage.value import canonical, convert
+from tests.jobs.sae.planting import config
+
+TOPICS = {"sea": "wave tide boat sail foam gull", "hill": "rock path goat pine snow peak"}
+
+
+@pytest.fixture(scope="module")
+def world():
+    """240 documents on two topics; a row is its word's direction plus its topic's: (documents, rows)."""
+    rng = np.random.default_rng(0)
+    words = " ".join(TOPICS.values()).split()
+    direction = dict(zip([*words, *TOPICS], rng.standard_normal((len(words) + 2, 24)), strict=True))
+    documents, rows = [], []
+    for number in range(240):
+        topic = list(TOPICS)[number % 2]
+        text = rng.choice(TOPICS[topic].split(), 40)
+        documents.append(Doc(" ".join(text), {"topic": topic, "number": number}, f"file:{number}"))
+        rows += [direction[word] + 0.5 * direction[topic] + 0.05 * rng.standard_normal(24) for word in text]
+    return documents, np.array(rows, np.float32)
+
+
+SMALL = {"width": 32, "activation": sae.TopK(k=2), "batch": 256, "epochs": 6, "held_out": 0.3, "n_examples": 8}
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def cache(request, make_cache, world):
+    documents, rows = world
+    return make_cache(sites={"resid.0": rows}, documents=documents, dtype=request.param)
+
+
+def test_the_job_finds_readable_features_and_leaves_all_of_it(cache, run_job):
+    report, artifact = run_job(sae, config(**SMALL), {"c": cache})
+    metrics = {metric.name: metric for metric in report.metrics}
+    assert list(metrics) == ["fvu", "pca_fvu", "l0", "dead", "purity", "auroc.topic"]
+    assert metrics["fvu"].value < 0.2 < metrics["fvu"].null
+    assert metrics["fvu"].value < metrics["pca_fvu"].value
+    assert 1 <= metrics["l0"].value <= 2
+    assert metrics["purity"].value > 0.8 > 0.5 > metrics["purity"].null
+    assert metrics["auroc.topic"].value > 0.95
+    assert metrics["auroc.topic"].null == pytest.approx(0.5, abs=0.15)
+    assert {file.name for file in artifact.record.files} == {
+        "weights.safetensors",
+        "features.parquet",
+        "examples.parquet",
+        "figures/training.svg",
+        "figures/features.svg",
+        "figures/contexts.svg",
+    }
+
+
+def test_examples_are_the_strongest_held_out_tokens_with_their_text(cache, run_job):
+    _, artifact = run_job(sae, config(**SMALL), {"c": cache})
+    examples = pq.read_table(io.BytesIO(artifact.read("examples.parquet"))).to_pylist()
+    features = pq.read_table(io.BytesIO(artifact.read("features.parquet"))).to_pydict()
+    tokens = cache.tokens
+    documents = {line["document"] for line in examples}
+    assert 0 < len(documents) < 0.5 * tokens.n_documents
+    coder = load(artifact, config(**SMALL))
+    held = np.flatnonzero(np.isin(tokens.document_ids[tokens.documents(slice(None))], sorted(documents)))
+    z = coder.encode(torch.from_numpy(cache.site("resid.0")[held].astype(np.float32)))
+    z = z.mix(torch.eye(32)).detach().numpy()
+    for line in examples:
+        row = line["row"]
+        assert line["token"] == tokens.strings(np.array([row]))[0]
+        assert line["left"].endswith(" ") or tokens.positions(np.array([row]))[0] == 0
+        assert line["activation"] == pytest.approx(float(z[np.searchsorted(held, row), line["feature"]]), rel=1e-4)
+        if line["rank"] == 0:
+            assert line["activation"] == features["max_activation"][line["feature"]]
+            assert z[:, line["feature"]].max() <= line["activation"] * 1.0001
+
+
+def load(artifact, chosen):
+    artifact.record = msgspec.structs.replace(artifact.record, config=json.loads(canonical(chosen)))
+    return sae.load(artifact)
+
+
+def test_a_reloaded_coder_encodes_bit_for_bit_and_a_second_run_leaves_the_same_weights(cache, run_job, monkeypatch):
+    trained = []
+    project_ = Coder.project_
+    monkeypatch.setattr(Coder, "project_", lambda coder: (project_(coder), trained.append(coder))[0])
+    _, artifact = run_job(sae, config(**SMALL), {"c": cache})
+    _, again = run_job(sae, config(**SMALL), {"c": cache})
+    assert artifact.read("weights.safetensors") == again.read("weights.safetensors")
+    assert artifact.read("examples.parquet") == again.read("examples.parquet")
+    x = torch.from_numpy(cache.site("resid.0")[:500].astype(np.float32))
+    before, after = trained[-1].encode(x), load(artifact, config(**SMALL)).encode(x)
+    assert torch.equal(before.features_A, after.features_A)
+    assert torch.equal(before.values_A, after.values_A)
+    assert torch.equal(trained[-1].decode(before), load(artifact, config(**SMALL)).decode(after))
+
+
+def test_rows_that_are_not_finite_are_refused(make_cache, run_job, world):
+    documents, rows = world
+    rows = rows.copy()
+    rows[7, 3] = np.nan
+    cache = make_cache(sites={"resid.0": rows}, documents=documents)
+    with pytest.raises(InputError, match="1 rows with NaN or infinite entries"):
+        run_job(sae, config(**SMALL), {"c": cache})
+
+
+def test_one_document_cannot_be_split(make_cache, run_job):
+    cache = make_cache(sites={"resid.0": np.ones((3, 4), np.float32)}, documents=[Doc("a b c")])
+    with pytest.raises(InputError, match="harvest more documents"):
+        run_job(sae, config(**SMALL), {"c": cache})
+
+
+def test_a_recipe_table_decodes_and_contradictions_name_both_fields():
+    table = {"cache": "c", "site": "resid.6", "activation": {"kind": "relu", "l1": 0.3}, "dictionary": {"kind": "free"}}
+    chosen = convert(table, sae.Config, "jobs.x")
+    assert (chosen.activation, chosen.dictionary) == (sae.Relu(l1=0.3), sae.Free())
+    assert sae.reads(chosen)[0].sites == (Site("resid", 6),)
+    for wrong, said in [
+        ({"width": 16}, "activation.k is 32 but width is 16"),
+        ({"warmup": 0.6, "decay": 0.6}, "warmup 0.6 and decay 0.6"),
+        ({"width": 0}, "width"),
+        ({"held_out": 1.0}, "held_out"),
+        ({"activation": {"kind": "topk", "k": 0}}, "activation.k"),
+        ({"activation": {"kind": "softmax"}}, "activation"),
+        ({"epoch": 3}, "epoch"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            convert({"cache": "c", "site": "resid.6"} | wrong, sae.Config, "jobs.x")
+
+
+def test_text_that_the_font_lacks_shows_as_a_box():
+    assert printable("a\nb$\u4e2d") == "a⏎b$□"

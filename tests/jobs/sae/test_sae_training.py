@@ -1,0 +1,97 @@
+"""The training loop, its losses and constraints."""
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import sae
+from jobs.sae.dictionaries import random_atoms
+from jobs.sae.losses import auxiliary, total
+from jobs.sae.parts import Hears, Own, State
+from jobs.sae.train import Training, pace, train
+from storage import RunError
+from tests.jobs.sae.planting import both, config, fit, planted, randn, untrained
+
+
+@pytest.fixture(scope="module")
+def material():
+    return planted()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(material):
+    rows, _ = material
+    first, again, other = (fit(rows[:4000], config(epochs=1, seed=seed))[0].arrays() for seed in (1, 1, 2))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["W_dec"], other["W_dec"])
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_says_when(material):
+    rows, _ = material
+    with (
+        pytest.raises(RunError, match=r"the loss is nan at step [1-9]\d*, after \d+ rows \(it was"),
+        np.errstate(all="ignore"),
+    ):
+        fit(rows[:6000], config(lr=1e30, dictionary=sae.Free(), epochs=3))
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    assert [pace(at, 0.2, 0.5) for at in (0, 0.1, 0.2, 0.5, 0.75, 1)] == [0, 0.5, 1, 1, 0.5, 0]
+    assert pace(0.0, 0, 0) == pace(1.0, 0, 0) == 1
+
+
+def test_the_relu_loss_is_the_squared_error_and_the_length_weighted_l1(material):
+    rows, _ = material
+    coder = untrained(rows, config(width=50, activation=sae.Relu(l1=0.3), dictionary=sae.Free())).train()
+    coder.own_dictionary["W_dec"].data *= 2
+    x = rows[:100] * coder.scale_D - coder.b_dec_E
+    z = (x @ coder.W_enc_FD.T + coder.b_enc_F).relu()
+    error = (x - z @ coder.atoms()).square().mean()
+    wanted = error + 0.3 * (z * coder.atoms().norm(dim=1)).sum(1).mean() / 32**0.5
+    loss, _, found = total(coder, rows[:100], rows[:100], torch.zeros(50, dtype=torch.bool), sae.AuxK())
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(found, error.detach())
+
+
+def test_the_auxiliary_loss_is_what_dead_features_leave_of_the_residual(material):
+    rows, _ = material
+    coder = untrained(rows, config(width=50))
+    x, residual = rows[:100] - 3, randn(100, 32)
+    dead = torch.arange(50) % 2 == 0
+    scores = (x @ coder.W_enc_FD.T).masked_fill(~dead, -torch.inf)
+    kept = torch.zeros_like(scores).scatter(1, scores.topk(16).indices, 1.0)
+    rebuilt = torch.where(kept > 0, scores.relu(), 0.0) @ coder.atoms_FD
+    hears = Hears(x, coder.W_enc_FD, coder.b_enc_F)
+    wanted = (residual - rebuilt).square().sum() / (residual - residual.mean(0)).square().sum()
+    torch.testing.assert_close(auxiliary(hears, coder.atoms_FD, residual, dead), wanted)
+
+
+def test_nothing_is_added_while_no_feature_is_dead(material):
+    rows, _ = material
+    coder, x = untrained(rows, config(width=50)).train(), rows[:100]
+    none = torch.zeros(50, dtype=torch.bool)
+    with_aux, without = (total(coder, x, x, none, sae.AuxK(weight=weight))[0] for weight in (1.0, 0.0))
+    assert with_aux == without
+
+
+@pytest.mark.parametrize(("weight", "alive"), [(1 / 32, True), (0.0, False)])
+def test_dead_features_are_revived_by_the_auxiliary_loss_and_only_by_it(material, weight, alive):
+    rows, _ = material
+    chosen = config(batch=512, epochs=6, aux=sae.AuxK(weight=weight, dead_after=2000))
+    coder = untrained(rows, chosen)
+    coder.b_enc_F.data[32:] = -0.3
+    one = Training(coder, chosen, 6 * len(rows), both(rows[:1000]))
+    train([one], map(both, list(rows.split(512)) * 6))
+    history = one.history
+    assert (history[-1].dead < 0.1) == alive
+    assert max(point.dead for point in history) >= 0.4
+
+
+def test_unit_norm_drops_the_gradient_along_an_atom_and_nothing_else():
+    atoms, gradient = random_atoms(9, 5, 0), randn(9, 5)
+    across = gradient.clone()
+    own = State(Own({"W_dec": atoms}))
+    own["W_dec"].grad = across
+    sae.UnitNorm().project_gradient_(own)
+    torch.testing.assert_close((across * atoms).sum(1), torch.zeros(9), atol=1e-6, rtol=0)
+    along = gradient - across
+    torch.testing.assert_close(along, (along * atoms).sum(1, keepdim=True) * atoms)
