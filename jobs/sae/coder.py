@@ -55,7 +55,7 @@ class Coder(nn.Module):
         self.own_activation.fill(arrays, _PART[0])
         self.own_dictionary = State(_of_dictionary(arrays, dictionary))
         self._fused: Tensor | None = None
-        self.register_load_state_dict_post_hook(Coder._forget)
+        self.register_load_state_dict_post_hook(Coder._forget)  # type: ignore[no-untyped-call]
         self.eval()
 
     def encode(self, x_BD: Tensor) -> Codes:

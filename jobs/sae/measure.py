@@ -10,6 +10,8 @@ from itertools import islice
 import numpy as np
 import torch
 
+from jobs.core.context import Metric
+from jobs.sae.anatomy import Anatomy
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config
 from jobs.sae.features import DocumentMeans, Leaders, Purity, Telling, tell_labels, token_purity
@@ -32,6 +34,9 @@ class Found:
     """Numbers per row that the baselines get: L0, rounded."""
     random_fvu: float
     pca_fvu: float
+    shape: tuple[Metric, ...]
+    """Of the dictionary, and of how its features go together."""
+    remarks: tuple[str, ...]
 
 
 @torch.no_grad()
@@ -41,11 +46,13 @@ def measure(config: Config, coder: Coder, rows: Rows) -> Found:
     tally, leaders = Tally(coder, mean_E), Leaders(config.width, config.n_examples)
     documents = np.unique(rows.tokens.documents(rows.held_H))
     means = DocumentMeans(documents, rows.tokens.n_documents, config.width)
+    anatomy = Anatomy(coder, config.seed + 1)
     for rows_B, batch in rows.held():
         codes = coder.encode(batch.x_BD)
         tally.add(batch, codes)
         leaders.add(rows_B, codes)
         means.add(rows.tokens.documents(rows_B), codes)
+        anatomy.add(coder.wanted(batch.x_BD, batch.y_BE), codes)
     k = max(1, round(tally.l0))
     sample = (batch.y_BE for batch in islice(rows.shuffled(config.seed, 1), math.ceil(PCA_ROWS / rows.batch)))
     directions_RE = principal_directions(sample, mean_E)[:k]
@@ -53,4 +60,5 @@ def measure(config: Config, coder: Coder, rows: Rows) -> Found:
     random_fvu, pca_fvu = baselines(held, config.width, directions_RE, mean_E, k, config.seed + 1)
     pure = token_purity(leaders, rows.tokens, rows.held_H, config.seed)
     tellings = tell_labels(means, rows.tokens, config.seed)
-    return Found(tally, leaders, pure, tellings, k, random_fvu, pca_fvu)
+    shape, remarks = anatomy.metrics(), anatomy.remarks
+    return Found(tally, leaders, pure, tellings, k, random_fvu, pca_fvu, shape, remarks)

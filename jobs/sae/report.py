@@ -4,16 +4,20 @@ F features, V values of a label.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import numpy as np
+import pyarrow as pa
 
 from jobs.core.context import Context, Metric, Report
 from jobs.sae import figures
+from jobs.sae.anatomy import stability_metrics
 from jobs.sae.config import Config
 from jobs.sae.features import FEW_VALUES, FEWEST_DOCUMENTS, examples_table, features_table, shown_tokens
 from jobs.sae.figures import Card
 from jobs.sae.measure import PCA_ROWS, Found
 from jobs.sae.rows import Rows
+from jobs.sae.stability import Stability
 from jobs.sae.train import Point
 from storage.index import TokenIndex
 
@@ -26,8 +30,11 @@ _ABOUT_PURITY = "share of a feature's strongest tokens that are one token; null:
 _ABOUT_AUROC = "best single feature for each value of the label, mean over values; null: shuffled labels"
 
 
-def report(config: Config, rows: Rows, found: Found, previous: str = "") -> Report:
-    """The numbers with their nulls, and what a reader must know of them; `previous` is what training went on from."""
+def report(config: Config, rows: Rows, found: Found, twins: Sequence[Stability] = (), previous: str = "") -> Report:
+    """The numbers with their nulls, and what a reader must know of them.
+
+    `twins` are the stability of runs, plain and about the mean atom; `previous` is what training went on from.
+    """
     tally, pure = found.tally, found.pure
     dead = float((tally.density == 0).mean())
     metrics = [
@@ -42,8 +49,21 @@ def report(config: Config, rows: Rows, found: Found, previous: str = "") -> Repo
     for telling in found.tellings:
         name, value = f"auroc.{telling.label}", float(telling.auroc_V.mean())
         metrics.append(Metric(name=name, value=value, null=telling.null, about=_ABOUT_AUROC))
-    notes = _notes(config, rows, found, previous)
+    notes = (*_notes(config, rows, found, previous), *found.remarks)
+    metrics += found.shape
+    if twins:
+        metrics += stability_metrics(*twins)
+        notes += (*_of_twins(config), *twins[0].remarks)
     return Report(headline=_headline(config, found, dead), metrics=tuple(metrics), notes=notes)
+
+
+def _of_twins(config: Config) -> tuple[str, ...]:
+    """What stability is of."""
+    seeds = f"{config.seed} to {config.seed + config.twins}"
+    return (
+        f"Stability is over the coders of seeds {seeds}, which saw the same batches in the same order: it is of their "
+        "starts alone. A coder that starts from K-means is the control that an archetypal one wants beside it.",
+    )
 
 
 def _headline(config: Config, found: Found, dead: float) -> str:
@@ -97,6 +117,7 @@ def leave(config: Config, ctx: Context, tokens: TokenIndex, history: Sequence[Po
     density_F = found.tally.density
     ctx.table("features", features_table(density_F, found.leaders, found.pure, tokens))
     ctx.table("examples", examples)
+    ctx.table("history", pa.Table.from_pylist([asdict(point) for point in history]))
     ctx.figure(
         "training",
         figures.training(history, found.tally.fvu, found.random_fvu, found.pca_fvu, found.k),

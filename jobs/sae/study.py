@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from safetensors.numpy import load as load_arrays
 from torch import Tensor
 
 from jobs.core.context import Context, Report
 from jobs.core.tensors import as_tensor
+from jobs.sae.anatomy import compared
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config
 from jobs.sae.measure import measure
 from jobs.sae.report import leave, report
 from jobs.sae.resume import Resume
 from jobs.sae.rows import Rows, split_rows
+from jobs.sae.stability import Stability
 from jobs.sae.start import normalisation, start
 from jobs.sae.train import Training, train
 from storage.artifact import Artifact
@@ -84,7 +87,27 @@ def _end(study: Study, rows: Rows) -> Report:
     found = measure(config, coder, rows)
     ctx.save("weights", coder.arrays())
     leave(config, ctx, rows.tokens, study.trainings[0].history, found)
-    return report(config, rows, found, "" if ctx.previous is None else ctx.previous.folder.name)
+    return report(config, rows, found, _twins(study, rows), "" if ctx.previous is None else ctx.previous.folder.name)
+
+
+def _twins(study: Study, rows: Rows) -> tuple[Stability, ...]:
+    """How far the coder and its twins agree, plain and about the mean atom; nothing if it has none."""
+    if len(study.trainings) == 1:
+        return ()
+    coder = study.trainings[0].coder
+    points_NE = coder.own_dictionary["points"] if "points" in coder.own_dictionary else _some(coder, rows)
+    last = [one.coder.atoms_FD.cpu() for one in study.trainings]
+    return compared(last, [one.cpu() for one in study.first_atoms], points_NE.cpu(), study.config.seed)
+
+
+def _some(coder: Coder, rows: Rows) -> Tensor:
+    """Training rows as the atoms rebuild them, twice as many as there are atoms, or all."""
+    wanted, n = list[Tensor](), 2 * len(coder.atoms_FD)
+    for batch in rows.shuffled(0, 1):
+        wanted.append(coder.wanted(batch.x_BD, batch.y_BE).detach())
+        if sum(map(len, wanted)) >= n:
+            break
+    return torch.cat(wanted)[:n]
 
 
 def load(artifact: Artifact) -> Coder:

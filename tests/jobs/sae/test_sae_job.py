@@ -47,7 +47,9 @@ def cache(request, make_cache, world):
 def test_the_job_finds_readable_features_and_leaves_all_of_it(cache, run_job):
     report, artifact = run_job(sae, config(**SMALL), {"c": cache})
     metrics = {metric.name: metric for metric in report.metrics}
-    assert list(metrics) == ["fvu", "pca_fvu", "l0", "dead", "purity", "auroc.topic"]
+    shape = ["ood", "stable_rank", "effective_rank", "coherence", "pair_coverage", "interference"]
+    assert list(metrics) == ["fvu", "pca_fvu", "l0", "dead", "purity", "auroc.topic", *shape]
+    assert metrics["ood"].value < 0.4 < 0.5 < metrics["ood"].null
     assert metrics["fvu"].value < 0.2 < metrics["fvu"].null
     assert metrics["fvu"].value < metrics["pca_fvu"].value
     assert 1 <= metrics["l0"].value <= 2
@@ -58,6 +60,7 @@ def test_the_job_finds_readable_features_and_leaves_all_of_it(cache, run_job):
         "weights.safetensors",
         "features.parquet",
         "examples.parquet",
+        "history.parquet",
         "figures/training.svg",
         "figures/features.svg",
         "figures/contexts.svg",
@@ -140,3 +143,41 @@ def test_a_recipe_table_decodes_and_contradictions_name_both_fields():
 
 def test_text_that_the_font_lacks_shows_as_a_box():
     assert printable("a\nb$\u4e2d") == "a⏎b$□"
+
+
+def test_twins_give_the_stability_of_a_study_with_its_start(cache, run_job):
+    report, artifact = run_job(sae, config(**SMALL, twins=1), {"c": cache})
+    _, alone = run_job(sae, config(**SMALL), {"c": cache})
+    metrics = {metric.name: metric.value for metric in report.metrics}
+    assert metrics["stabilisation"] == metrics["stability"] - metrics["stability_init"] > 0.1
+    assert artifact.read("weights.safetensors") == alone.read("weights.safetensors")
+    assert any("seeds 0 to 1" in note for note in report.notes)
+
+
+def test_a_crosscoder_and_a_transcoder_run_as_jobs_and_other_tokens_are_refused(make_cache, run_job, world):
+    documents, rows = world
+    turned = rows @ np.linalg.qr(np.random.default_rng(1).standard_normal((24, 24)))[0][:, :10].astype(np.float32)
+    one = make_cache(sites={"resid.0": rows, "mlp.0": turned}, documents=documents)
+    other = make_cache(sites={"resid.3": turned}, documents=documents, name="other.words")
+    less = make_cache(sites={"resid.3": turned[40:]}, documents=documents[1:], name="less.words")
+    shuffled = make_cache(sites={"resid.3": turned}, documents=documents[::-1], name="reversed.words")
+    beside = config(
+        **SMALL, beside=(sae.Source(site=Site.parse("mlp.0")), sae.Source(site=Site.parse("resid.3"), cache="o"))
+    )
+    assert [(read.cache, [str(site) for site in read.sites]) for read in sae.reads(beside)] == [
+        ("c", ["resid.0", "mlp.0"]),
+        ("o", ["resid.3"]),
+    ]
+    report, artifact = run_job(sae, beside, {"c": one, "o": other})
+    assert report.metrics[0].value < 0.3 < report.metrics[0].null
+    coder = load(artifact, beside)
+    assert coder.blocks == (24, 10, 10)
+    to = config(**SMALL, target=sae.Source(site=Site.parse("mlp.0")), skip=True)
+    report, artifact = run_job(sae, to, {"c": one})
+    assert report.metrics[0].value < 0.3
+    coder = load(artifact, to)
+    x = torch.from_numpy(rows[:9])
+    assert coder.decode(coder.encode(x), x).shape == (9, 10)
+    for wrong, said in ((less, "have 9600, 9600, 9560 rows|same tokens"), (shuffled, "same tokens")):
+        with pytest.raises(InputError, match=said):
+            run_job(sae, beside, {"c": one, "o": wrong})
