@@ -9,7 +9,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from jobs.sae.codes import Codes, Dense
+from jobs.sae.codes import Codes
 from jobs.sae.gated import Gated
 from jobs.sae.jump import JumpRelu
 from jobs.sae.parts import Forward, Hears, Own, State
@@ -58,7 +58,7 @@ class BatchTopK(Value, tag_field="kind", tag="batch_topk"):
     def encode(self, hears: Hears, own: State, training: bool) -> Codes:
         """z = what is kept of relu(x W^T + b)."""
         if not training:
-            return Dense(hears.all_BF * (hears.all_BF > own["threshold"].clamp_min(0)))
+            return hears.above(float(own["threshold"]))
         codes = hears.loudest_of_batch(self.k)
         with torch.no_grad():
             if len(codes.values_A):
@@ -83,12 +83,11 @@ class Relu(Value, tag_field="kind", tag="relu"):
 
     def encode(self, hears: Hears, own: State, training: bool) -> Codes:
         """z = relu(x W^T + b)."""
-        return Dense(hears.all_BF.relu())
+        return hears.above()
 
     def penalty(self, forward: Forward, own: State) -> Tensor:
         """l1 sum_f z_f |W_f| / sqrt(E), the mean over rows."""
-        assert isinstance(forward.codes, Dense)
-        return self.l1 * (forward.codes.z_BF @ forward.lengths_F).mean() * forward.per_dimension
+        return self.l1 * forward.codes.mix(forward.lengths_F[:, None]).mean() * forward.per_dimension
 
 
 class PAnneal(Value, tag_field="kind", tag="p_anneal"):
@@ -112,7 +111,7 @@ class PAnneal(Value, tag_field="kind", tag="p_anneal"):
 
     def encode(self, hears: Hears, own: State, training: bool) -> Codes:
         """z = relu(x W^T + b)."""
-        return Dense(hears.all_BF.relu())
+        return hears.above()
 
     def p(self, progress: float) -> float:
         """p after that share of training: level, then down by equal changes, the last of them at the end."""
@@ -121,20 +120,19 @@ class PAnneal(Value, tag_field="kind", tag="p_anneal"):
 
     def penalty(self, forward: Forward, own: State) -> Tensor:
         """l1 factor sum_f (z_f |W_f|)^p / sqrt(E), the mean over rows."""
-        assert isinstance(forward.codes, Dense)
-        cost_BF = forward.codes.z_BF * forward.lengths_F
+        _, features_A, values_A = forward.codes.active()
+        cost_A, n = values_A * forward.lengths_F[features_A], len(forward.target_BE)
         p = self.p(forward.progress)
         if p != float(own["p"]):
-            before, after = (_power(cost_BF.detach(), one) for one in (float(own["p"]), p))
+            before, after = (_power(cost_A.detach(), one) for one in (float(own["p"]), p))
             own["factor"].mul_(before / after.clamp_min(torch.finfo(after.dtype).tiny))
             own["p"].fill_(p)
-        return self.l1 * own["factor"] * _power(cost_BF, float(own["p"])) * forward.per_dimension
+        return self.l1 * own["factor"] * _power(cost_A, float(own["p"])) / n * forward.per_dimension
 
 
-def _power(cost_BF: Tensor, p: float) -> Tensor:
-    """sum_f c_f^p, the mean over rows; where a code is zero nothing is added, and no slope."""
-    loud = cost_BF > 0
-    return torch.where(loud, cost_BF.clamp_min(_FAINTEST) ** p, 0.0).sum(1).mean()
+def _power(cost_A: Tensor, p: float) -> Tensor:
+    """sum c^p."""
+    return (cost_A.clamp_min(_FAINTEST) ** p).sum()
 
 
 Activation = TopK | BatchTopK | Relu | PAnneal | JumpRelu | Gated | MatchingPursuit | OrthogonalPursuit

@@ -93,6 +93,9 @@ class Sparse:
 
 Codes = Dense | Sparse
 
+_FEW = 1 / 16
+"""Share of non-zero codes below which products run over these alone."""
+
 
 def gathers(like: Tensor) -> bool:
     """Whether products run over active features only, which is faster on a CPU; a GPU gets repeatable dense ones."""
@@ -163,6 +166,18 @@ def pick_of_batch(x_BD: Tensor, W_FD: Tensor, b_F: Tensor, k: int) -> Sparse:
         found = Sparse(features_A.new_zeros(0), features_A, starts_B)
         values_A = scores_BF[found.rows_A, features_A]
     return listen(x_BD, W_FD, b_F, replace(found, values_A=values_A))
+
+
+def pick_above(x_BD: Tensor, W_FD: Tensor, b_F: Tensor, least: float) -> Codes:
+    """Every `x W^T + b` above `least` and zero; sparse on a CPU where few are, for products are then faster."""
+    scores_BF = torch.nn.functional.linear(x_BD, W_FD, b_F)
+    loud_BF = scores_BF.detach() > max(least, 0.0)
+    if not gathers(x_BD) or int(loud_BF.count_nonzero()) > _FEW * loud_BF.numel():
+        return Dense(scores_BF * loud_BF)
+    flat_A = torch.from_numpy(np.flatnonzero(loud_BF.numpy()))
+    edges_B = torch.arange(len(x_BD) + 1) * len(W_FD)
+    found = Sparse(scores_BF.detach().reshape(-1)[flat_A], flat_A % len(W_FD), torch.searchsorted(flat_A, edges_B))
+    return listen(x_BD, W_FD, b_F, found)
 
 
 def listen(x_BD: Tensor, W_FD: Tensor, b_F: Tensor, found: Sparse) -> Sparse:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.sae.codes import Codes, Sparse, pick, pick_of_batch
+from jobs.sae.codes import Codes, Sparse, pick, pick_above, pick_of_batch
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ class Hears:
     def loudest_of_batch(self, k: int) -> Sparse:
         """The B k largest of the batch where positive; gradients reach only these."""
         return pick_of_batch(self.x_BD, self.W_FD, self.b_F, k)
+
+    def above(self, least: float = 0.0) -> Codes:
+        """Every pre-activation above `least` and zero; gradients reach only these."""
+        return pick_above(self.x_BD, self.W_FD, self.b_F, least)
 
     def of(self, features_M: Tensor) -> "Hears":
         """What some of the features hear."""

@@ -187,8 +187,9 @@ class CoFiring:
                 n_rows = len(codes.starts_B) - 1
             case _:
                 assert_never(codes)
-        rows_A, features_A, values_A = (part.detach().cpu().numpy() for part in codes.active())
-        return csr_array((values_A.astype(np.float64), (rows_A, features_A)), shape=(n_rows, self._width))
+        rows_A, features_A, values_A = codes.active()
+        entries = values_A.detach().double().cpu().numpy(), (rows_A.cpu().numpy(), features_A.cpu().numpy())
+        return csr_array(entries, shape=(n_rows, self._width))
 
     def _count(self) -> None:
         """Turn the rows held into pairs."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from jobs.sae import codes
-from jobs.sae.codes import Dense, Sparse, largest, pick, pick_of_batch
+from jobs.sae.codes import Dense, Sparse, largest, pick, pick_above, pick_of_batch
 from tests.jobs.sae.planting import randn
 
 
@@ -78,3 +78,21 @@ def test_codes_within_a_range_are_the_others_set_to_zero():
     sparse = Sparse(torch.tensor([1.0, 2, 3, 4, 5, 6]), torch.tensor([0, 1, 3, 0, 2, 3]), torch.tensor([0, 3, 6]))
     for kind in (Dense(z), sparse):
         torch.testing.assert_close(kind.within(1, 3).mix(torch.eye(4)), torch.tensor([[0.0, 2, 0, 0], [0, 0, 5, 0]]))
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_what_is_above_a_threshold_has_the_values_and_gradients_of_the_dense_formula(share, monkeypatch):
+    monkeypatch.setattr(codes, "_FEW", share)
+    leaves = [randn(*shape, seed=n).double() for n, shape in enumerate([(40, 6), (25, 6), (25,), (25, 6)])]
+    x, W, b, V = (leaf.requires_grad_() for leaf in leaves)
+    scores = x @ W.T + b
+    for least, wanted in ((-1.0, scores.relu()), (0.7, scores * (scores > 0.7))):
+        found = pick_above(x, W, b, least)
+        assert isinstance(found, Sparse if share else Dense)
+        losses = [
+            (z @ V).square().sum() if isinstance(z, torch.Tensor) else z.mix(V).square().sum() for z in (found, wanted)
+        ]
+        for one, other in zip(
+            *(torch.autograd.grad(loss, [x, W, b, V], retain_graph=True) for loss in losses), strict=True
+        ):
+            torch.testing.assert_close(one, other)

@@ -193,7 +193,8 @@ def test_pairs_of_independent_features_are_as_many_as_by_chance_and_of_grouped_o
 
 
 @pytest.mark.parametrize("share", [0.03, 0.5])
-def test_interference_is_the_spectral_norm_of_the_negative_part(share):
+def test_interference_is_the_spectral_norm_of_the_negative_part(share, monkeypatch):
+    monkeypatch.setattr(linalg, "WORKING_BYTES", 4 * 80 * 17)
     z_NF, atoms_FD = some_codes(250, 80, share), normal(80, 12) * torch.arange(1, 81)[:, None]
     gram_FF = (z_NF.T @ z_NF).double().numpy()
     found = counted(*z_NF.split(100)).interference(atoms_FD)
