@@ -7,11 +7,12 @@ newest alone, says so in `REFITS`. What jobs share lives in `jobs.core`.
 
 import importlib
 import pkgutil
-from typing import Literal, Protocol, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, cast
 
 from jobs.core.context import Context, Read, Report
 from storage.errors import InputError
-from storage.value import Value
+from storage.value import Value, convert
 
 Refit = Literal["all", "newest", "continue"]
 """What a job sees when its caches have grown: every segment, the newest alone, or those that its last artifact did not
@@ -29,6 +30,9 @@ class Job(Protocol):
 
     def run(self, config: Value, ctx: Context) -> Report: ...
 
+    def run_all(self, configs: Sequence[Value], contexts: Sequence[Context]) -> list[Report]:
+        """Only of a job that has `together(config)`: studies for which it gives the same, from one read."""
+
 
 def names() -> tuple[str, ...]:
     """Every job kind, found without importing any."""
@@ -40,6 +44,13 @@ def load(kind: str) -> Job:
     if kind not in names():
         raise InputError(f"unknown job kind {kind!r}: the kinds are {', '.join(names())}")
     return cast(Job, importlib.import_module(f"jobs.{kind}"))
+
+
+def together(kind: str, config: Mapping[str, Any]) -> bytes | None:
+    """What studies of that kind must have in common to be run together; none if they never are."""
+    module = load(kind)
+    key = getattr(module, "together", None)
+    return None if key is None else key(convert(config, module.Config, f"a job of kind {kind}"))
 
 
 def refits(job: Job) -> tuple[Refit, ...]:

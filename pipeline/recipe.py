@@ -112,6 +112,8 @@ class PoolTable(Value):
     """Seconds after which a unit is taken from its worker, which is ended, and given to another."""
     batch_tokens: Positive = 8192
     """Most tokens of one forward pass, padding included."""
+    together: Positive = 8
+    """Studies of a sweep that one worker trains from one read of the cache, at most; they share its memory."""
     mirror: str | None = None
     """Folder of each machine in which jobs keep what they read of a remote lake; without it they fetch it each time."""
 

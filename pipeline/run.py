@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-import msgspec
-
 from pipeline import memory
 from pipeline.build import Built, CacheRun, build
 from pipeline.estimate import check_disk
@@ -19,20 +17,18 @@ from pipeline.plan import CacheStep, JobStep, Step, plan, studies
 from pipeline.pools import make_pool
 from pipeline.progress import Progress
 from pipeline.recipe import Opened
-from pipeline.work import JobReceipt, JobTask, JobWorker
+from pipeline.sweeps import run_jobs
+from pipeline.work import JobReceipt
 from pipeline.worth import spent
-from storage.errors import GarnerError, InputError, RunError
+from storage.errors import GarnerError, InputError
 from storage.lake import Lake
 from storage.lease import Lease, take
-from storage.process import owner
 from storage.removal import EXPIRED, going, keep
 from storage.runs import RunRecord, StepRun
 from storage.value import Value
-from workers.pool import Loss, Needs, Pool
+from workers.pool import Loss, Pool
 
 log = logging.getLogger(__name__)
-
-JOBS = Needs(timed=False, copies=False)
 
 
 class Outcome(Value):
@@ -92,7 +88,7 @@ def _make(
     for step in left:
         if isinstance(step, CacheStep):
             journal.steps.append(_build(opened, step, lake, pool, progress))
-    return _run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress, journal)
+    return run_jobs(opened, [step for step in left if isinstance(step, JobStep)], pool, progress, journal)
 
 
 @contextmanager
@@ -200,50 +196,4 @@ def _cache_run(opened: Opened, step: CacheStep) -> CacheRun:
         corpus=opened.corpora[table.corpus],
         model_dtype=opened.recipe.models[table.model].dtype,
         pool=opened.recipe.pool,
-    )
-
-
-def _run_jobs(
-    opened: Opened, steps: list[JobStep], pool: Pool, progress: Progress, journal: Journal
-) -> tuple[JobReceipt, ...]:
-    """Jobs side by side; one that fails does not keep the others from finishing, and then fails the run."""
-    if not steps:
-        return ()
-    meter = progress.meter("jobs", len(steps), "jobs")
-    receipts = []
-    for receipt in pool.map(JobWorker, [_task(opened, step, journal.start.id) for step in steps], JOBS):
-        meter.advance(1)
-        log.info("%s: %s", receipt.name, receipt.error or f"done in {receipt.seconds:.1f} s")
-        receipts.append(receipt)
-        journal.steps.append(_job_run(receipt, steps))
-    meter.close()
-    if failed := [receipt for receipt in receipts if receipt.error]:
-        kind = InputError if all(receipt.wrong_input for receipt in failed) else RunError
-        raise kind("\n".join(f"job {receipt.name!r} failed: {receipt.error}" for receipt in failed))
-    return tuple(receipts)
-
-
-def _job_run(receipt: JobReceipt, steps: Sequence[JobStep]) -> StepRun:
-    kind = next(step.kind for step in steps if step.name == receipt.name)
-    return StepRun(
-        name=receipt.name,
-        kind=kind,
-        folder=receipt.artifact,
-        seconds=receipt.seconds,
-        headline=receipt.headline,
-        error=receipt.error,
-    )
-
-
-def _task(opened: Opened, step: JobStep, run_id: str) -> JobTask:
-    return JobTask(
-        name=step.name,
-        kind=step.kind,
-        config=msgspec.to_builtins(step.config, enc_hook=str),
-        inputs=step.inputs,
-        artifact=step.artifact,
-        lake=opened.lake,
-        mirror=opened.mirror,
-        made={"owner": owner(), "run": run_id},
-        previous=step.previous,
     )

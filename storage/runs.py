@@ -1,12 +1,17 @@
 """`runs/<date>-<id>/`: what each run did, who started it, how far it is, and what it cost."""
 
+from contextlib import suppress
 from typing import Any, TypeVar
+
+import msgspec
 
 from storage.errors import InputError
 from storage.url import Folder
 from storage.value import Value, checked_name, decode, decode_signed, signed
 
 T = TypeVar("T")
+
+_TOLD = "attempt-progress.json"
 
 
 class Start(Value):
@@ -96,6 +101,26 @@ class Progress(Value):
     tokens_per_second: float
     seconds: float
     """Since the step began."""
+    note: str = ""
+    """What is known of it by now: a job's latest numbers."""
+
+
+def tell(artifact: Folder, progress: Progress) -> None:
+    """Say how far a job is, in the folder of the artifact that it will leave."""
+    artifact.replace(_TOLD, msgspec.json.encode(progress))
+
+
+def told(artifact: Folder) -> Progress | None:
+    """What the job said last; none if it said nothing, or is done."""
+    data = artifact.find(_TOLD)
+    with suppress(msgspec.DecodeError):  # it is just being replaced
+        return msgspec.json.decode(data, type=Progress) if data else None
+    return None
+
+
+def forget(artifact: Folder) -> None:
+    """The job is done."""
+    artifact.remove(_TOLD)
 
 
 class Run:

@@ -1,7 +1,7 @@
 """What a job is given and what it gives back."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +10,16 @@ from safetensors.numpy import save
 from storage.artifact import Artifact, ArtifactWriter
 from storage.cache import Cache
 from storage.checkpoint import Checkpoints
+from storage.errors import RunError
+from storage.runs import Progress, tell
 from storage.site import Site
 from storage.value import Value
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
+
+    from jobs.core.model import Model
 
 
 class Read(Value):
@@ -51,26 +55,45 @@ class Report(Value):
     """Caveats and definitions, a sentence each."""
 
 
+def no_model(cache: str) -> "Model":
+    """Refuses a model that the job did not say it would ask for."""
+    raise RunError(f"the job asks for the model of cache {cache!r}: name the cache in the job's `models(config)`")
+
+
 class Context:
     """The caches a job named, the device it may use, the artifact it fills, and the one it goes on from."""
 
     def __init__(
-        self, caches: Mapping[str, Cache], artifact: ArtifactWriter, device: str, previous: Artifact | None = None
+        self,
+        caches: Mapping[str, Cache],
+        artifact: ArtifactWriter,
+        device: str,
+        previous: Artifact | None = None,
+        open_model: "Callable[[str], Model]" = no_model,
     ) -> None:
         """With `previous`, which is the last of its series, the caches show only the segments that one did not see."""
         self.device = device
         self.previous = previous
         self._caches = caches
         self._artifact = artifact
+        self._open_model = open_model
 
     def cache(self, name: str) -> Cache:
         """An open cache by its name in the recipe."""
         return self._caches[name]
 
+    def model(self, cache: str) -> "Model":
+        """The live model that made a cache, which the job's `models(config)` names; loaded when first asked for."""
+        return self._open_model(cache)
+
     @property
     def checkpoints(self) -> Checkpoints:
         """Where a long job keeps what it would need to go on after a kill."""
         return Checkpoints(self._artifact.folder)
+
+    def tell(self, progress: Progress) -> None:
+        """Say how far the job is; whoever runs it shows that now and then."""
+        tell(self._artifact.folder, progress)
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays as `<name>.safetensors`."""

@@ -65,11 +65,6 @@ class Resume:
             for training in group:
                 training.kept_at = number
 
-    def clear(self) -> None:
-        """Remove what was kept: the training is over."""
-        for store in self._stores:
-            store.keep_only([])
-
 
 def _restore(group: Sequence[Training], arrays: dict[str, np.ndarray]) -> None:
     for n, training in enumerate(group):

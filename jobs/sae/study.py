@@ -3,6 +3,7 @@
 F features, E dimensions of a target, P rows of the held-out probe.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,11 @@ from jobs.sae.stability import Stability
 from jobs.sae.start import normalisation, start
 from jobs.sae.train import Training, train
 from storage.artifact import Artifact
+from storage.runs import Progress
 from storage.value import convert
 
+_TOLD_EVERY = 5.0
+"""Seconds."""
 _PROBE_ROWS = 2048
 """Held-out rows that the course of training is followed on, at most."""
 
@@ -49,10 +53,43 @@ def run_all(configs: Sequence[Config], contexts: Sequence[Context]) -> list[Repo
     resume = Resume([one.trainings for one in studies], [one.ctx.checkpoints for one in studies])
     order = rows.order(configs[0].seed, configs[0].epochs, resume.position())
     resume.follow(order)
-    train([one for study in studies for one in study.trainings], map(rows.sides, order), resume.after)
-    reports = [_end(one, rows) for one in studies]
-    resume.clear()
-    return reports
+    telling = Telling(studies)
+
+    def after(trainings: Sequence[Training]) -> None:
+        resume.after(trainings)
+        telling.after()
+
+    train([one for study in studies for one in study.trainings], map(rows.sides, order), after)
+    return [_end(one, rows) for one in studies]
+
+
+class Telling:
+    """Says how far the studies are, every few seconds."""
+
+    def __init__(self, studies: Sequence[Study]) -> None:
+        self._studies = studies
+        self._began = self._said = time.monotonic()
+        self._first = studies[0].trainings[0].seen
+
+    def after(self) -> None:
+        """Behind every batch."""
+        now = time.monotonic()
+        if now - self._said < _TOLD_EVERY:
+            return
+        self._said = now
+        for study in self._studies:
+            training = study.trainings[0]
+            study.ctx.tell(
+                Progress(
+                    step="training",
+                    done=training.seen - self._first,
+                    total=training.n_rows - self._first,
+                    unit="rows",
+                    tokens_per_second=(training.seen - self._first) / (now - self._began),
+                    seconds=now - self._began,
+                    note=str(training.history[-1]) if training.history else "",
+                )
+            )
 
 
 def _begin(config: Config, ctx: Context, rows: Rows) -> Study:

@@ -39,6 +39,9 @@ class Point:
     lr: float
     """Of the last step."""
 
+    def __str__(self) -> str:
+        return f"fvu {self.held_out_fvu:.3f}, L0 {self.l0:.1f}, {self.dead:.1%} dead"
+
 
 class Training:
     """One coder on its way; `n_rows` rows in all."""
@@ -51,7 +54,7 @@ class Training:
         """Rows seen when a checkpoint was last kept."""
         self._loss = self._good = torch.zeros(())
         self.history: list[Point] = []
-        self._config, self._n_rows, self._probe = config, n_rows, probe
+        self._config, self.n_rows, self._probe = config, n_rows, probe
         self._trained = {name: p for name, p in coder.named_parameters() if p.requires_grad}
         self._optimiser = torch.optim.Adam(self._trained.values(), lr=config.lr, fused=True)
         self._silent_F = torch.zeros(config.width, dtype=torch.int64, device=coder.b_enc_F.device)
@@ -59,7 +62,7 @@ class Training:
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
         config, n = self._config, len(batch.x_BD)
-        progress = (self.seen + n / 2) / self._n_rows
+        progress = (self.seen + n / 2) / self.n_rows
         lr = config.lr * pace(progress, config.warmup, config.decay)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
@@ -78,7 +81,7 @@ class Training:
         if self._loss.device.type == "cpu":  # elsewhere asking would wait for the step to end
             self.require_finite()
         self._silent_F = (self._silent_F + n).masked_fill(codes.fired(config.width), 0)
-        if self.seen * _POINTS // self._n_rows > len(self.history):
+        if self.seen * _POINTS // self.n_rows > len(self.history):
             l0 = len(codes.active()[0]) / n
             self._note(batch, float(error), l0, float(dead_F.float().mean()), lr)
 
