@@ -108,6 +108,10 @@ class Context:
         pq.write_table(table, sink, compression="zstd")
         self._artifact.write(f"{name}.parquet", sink.getvalue())
 
+    def page(self, name: str, html: str) -> None:
+        """Keep a page as `<name>.html`; it opens from disk and asks for nothing."""
+        self._artifact.write(f"{name}.html", html.encode())
+
     def figure(self, name: str, figure: "Figure", caption: str) -> None:
         """Keep a figure as `figures/<name>.svg`; `caption` says what a reader should see in it."""
         from jobs.core.figures import style

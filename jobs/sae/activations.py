@@ -63,7 +63,7 @@ class BatchTopK(Value, tag_field="kind", tag="batch_topk"):
         with torch.no_grad():
             if len(codes.values_A):
                 own["weight"].mul_(_KEPT).add_(1 - _KEPT)
-                own["threshold"].lerp_(codes.values_A.min(), float((1 - _KEPT) / own["weight"]))
+                own["threshold"].lerp_(codes.values_A.min().to(own["threshold"]), float((1 - _KEPT) / own["weight"]))
         return codes
 
     def penalty(self, forward: Forward, own: State) -> Tensor | None:

@@ -198,8 +198,8 @@ class _Listen(torch.autograd.Function):
     def backward(ctx: Any, grad_A: Tensor) -> tuple[Tensor | None, ...]:
         x_BD, W_FD, features_A, starts_B = ctx.saved_tensors
         grad = Sparse(grad_A.contiguous(), features_A, starts_B)
-        grad_x = _mix(grad, W_FD) if ctx.needs_input_grad[0] else None
-        grad_W = _spread(grad, x_BD, len(W_FD)) if ctx.needs_input_grad[1] else None
+        grad_x = _mix(grad, W_FD).to(x_BD) if ctx.needs_input_grad[0] else None
+        grad_W = _spread(grad, x_BD, len(W_FD)).to(W_FD) if ctx.needs_input_grad[1] else None
         grad_b = _spread(grad, torch.ones_like(x_BD[:, :1]), len(W_FD)).squeeze(1) if ctx.needs_input_grad[2] else None
         return grad_x, grad_W, grad_b, None, None, None
 
@@ -214,14 +214,14 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, grad_BD: Tensor) -> tuple[Tensor | None, ...]:
         values_A, features_A, starts_B, W_FD = ctx.saved_tensors
         codes = Sparse(values_A, features_A, starts_B)
-        grad_values = _dots(grad_BD, codes, W_FD) if ctx.needs_input_grad[0] else None
-        grad_W = _spread(codes, grad_BD, len(W_FD)) if ctx.needs_input_grad[3] else None
+        grad_values = _dots(grad_BD, codes, W_FD).to(values_A) if ctx.needs_input_grad[0] else None
+        grad_W = _spread(codes, grad_BD, len(W_FD)).to(W_FD) if ctx.needs_input_grad[3] else None
         return grad_values, None, None, grad_W
 
 
 def _mix(codes: Sparse, W_FD: Tensor) -> Tensor:
     if not gathers(W_FD):
-        return _dense(codes, len(W_FD)) @ W_FD
+        return _dense(codes, len(W_FD)).to(W_FD) @ W_FD
     return functional.embedding_bag(
         codes.features_A, W_FD, codes.starts_B[:-1], per_sample_weights=codes.values_A, mode="sum"
     )
@@ -230,7 +230,7 @@ def _mix(codes: Sparse, W_FD: Tensor) -> Tensor:
 def _dots(x_BD: Tensor, codes: Sparse, W_FD: Tensor) -> Tensor:
     """x_b . W_f for the candidates of each row: [A]."""
     if not gathers(W_FD):
-        return (x_BD @ W_FD.T)[codes.rows_A, codes.features_A]
+        return (x_BD.to(W_FD) @ W_FD.T)[codes.rows_A, codes.features_A].to(x_BD)
     with torch.enable_grad():  # the gradient of embedding_bag by its weights is this very product, without a copy of W
         weights_A = torch.zeros(codes.features_A.shape, dtype=W_FD.dtype, requires_grad=True)
         mixed_BD = _mix(replace(codes, values_A=weights_A), W_FD.detach())
@@ -240,7 +240,7 @@ def _dots(x_BD: Tensor, codes: Sparse, W_FD: Tensor) -> Tensor:
 def _spread(codes: Sparse, x_BD: Tensor, width: int) -> Tensor:
     """sum_b z_bf x_b: [F, D]."""
     if not gathers(x_BD):
-        return _dense(codes, width).T @ x_BD
+        return _dense(codes, width).to(x_BD).T @ x_BD
     starts_B, columns_A = codes.starts_B.numpy().astype(np.int32), codes.features_A.numpy().astype(np.int32)
     z = scipy.sparse.csr_array((codes.values_A.numpy(), columns_A, starts_B), shape=(len(x_BD), width))
     return torch.from_numpy(z.T @ x_BD.numpy())

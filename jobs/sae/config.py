@@ -65,6 +65,8 @@ class Config(Value):
     """Of the matrix products in training on a GPU; weights and sums are float32 throughout."""
     held_out: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     """Share of the documents that training never sees and every metric is measured on."""
+    unembed: str = ""
+    """A vocabulary cache of the model with `unembed`, for the tokens that features promote; "" means none."""
     twins: Annotated[int, Meta(ge=0)] = 0
     """Further coders from other seeds, trained on the same batches: which atoms come back?"""
     n_features: Count = 64

@@ -1,21 +1,18 @@
-"""What each feature speaks for: the rows where it is strongest, with their text, and the labels it tells apart.
+"""What features tell: how far their strongest rows are one token, and which labels of documents they tell apart.
 
-B rows of a batch, F features, R examples of a feature, A active entries, C candidates, N documents.
+B rows of a batch, F features, R leaders of a feature, A active entries, N documents, V values of a label.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from jobs.sae.codes import Codes
+from jobs.sae.contexts import Leaders
 from jobs.sae.metrics import Tellers, purity
 from storage.index import TokenIndex
 
-_BEFORE, _AFTER = 60, 40
-"""Characters of context kept around a token."""
 _POOLED_BYTES = 256 << 20
 """What the means by document may take; documents beyond are left out of the label metrics."""
 _PURITY_DRAWS = 1024
@@ -23,46 +20,6 @@ FEW_VALUES = range(2, 33)
 """A label with that many values is tried."""
 FEWEST_DOCUMENTS = 20
 """Held-out documents that each value of a label needs."""
-
-
-class Leaders:
-    """The `n` strongest rows of every feature, exactly; of equal activations the lower row leads."""
-
-    def __init__(self, width: int, n: int) -> None:
-        self.n = n
-        self.features_C = np.empty(0, np.int64)
-        self.rows_C = np.empty(0, np.int64)
-        self.values_C = np.empty(0, np.float32)
-        self.floor_F = np.zeros(width, np.float32)
-
-    def add(self, rows_B: np.ndarray, codes: Codes) -> None:
-        """Let the rows of a batch compete; batches may come in any order."""
-        at_A, features_A, values_A = (part.cpu().numpy() for part in codes.active())
-        strong_A = values_A >= self.floor_F[features_A]
-        features_C = np.concatenate([self.features_C, features_A[strong_A]])
-        rows_C = np.concatenate([self.rows_C, rows_B[at_A[strong_A]]])
-        values_C = np.concatenate([self.values_C, values_A[strong_A]])
-        order_C = np.lexsort((rows_C, -values_C, features_C))
-        kept_C = order_C[_rank_in_group(features_C[order_C]) < self.n]
-        self.features_C, self.rows_C, self.values_C = features_C[kept_C], rows_C[kept_C], values_C[kept_C]
-        last_C = _rank_in_group(self.features_C) == self.n - 1
-        self.floor_F[self.features_C[last_C]] = self.values_C[last_C]
-
-    def of(self, feature: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and activations of one feature, strongest first."""
-        a, b = np.searchsorted(self.features_C, [feature, feature + 1])
-        return self.rows_C[a:b], self.values_C[a:b]
-
-    def full(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features that have `n` examples, and the rows of these: [F], [F, R]."""
-        features, counts = np.unique(self.features_C, return_counts=True)
-        mine_C = np.isin(self.features_C, features[counts == self.n])
-        return features[counts == self.n], self.rows_C[mine_C].reshape(-1, self.n)
-
-
-def _rank_in_group(sorted_C: np.ndarray) -> np.ndarray:
-    """Place of each entry among the equal entries it stands with."""
-    return np.arange(len(sorted_C)) - np.searchsorted(sorted_C, sorted_C)
 
 
 class DocumentMeans:
@@ -152,48 +109,3 @@ def _tell(name: str, labels_N: np.ndarray, tellers: Tellers, seed: int) -> Telli
     shuffled = [np.random.default_rng((seed, n)).permutation(labels_N) for n in range(5)]
     null = float(np.mean([tellers.find(labels)[1] for labels in shuffled]))
     return Telling(name, tuple(np.unique(labels_N)), features_V, auroc_V, null)
-
-
-def features_table(density_F: np.ndarray, leaders: Leaders, pure: Purity, tokens: TokenIndex) -> pa.Table:
-    """A line per feature: how often it speaks, how loudly at most, and its most common strongest token."""
-    width = len(density_F)
-    strongest_F, shares_F = np.zeros(width, np.float32), np.full(width, np.nan)
-    firsts = np.flatnonzero(_rank_in_group(leaders.features_C) == 0)
-    strongest_F[leaders.features_C[firsts]] = leaders.values_C[firsts]
-    shares_F[pure.features_F] = pure.shares_F
-    top: list[str | None] = [None] * width
-    rows = leaders.rows_C[firsts]
-    for feature, token in zip(leaders.features_C[firsts], shown_tokens(tokens, rows), strict=True):
-        top[feature] = token
-    return pa.table(
-        {
-            "feature": pa.array(np.arange(width)),
-            "density": pa.array(density_F),
-            "max_activation": pa.array(strongest_F),
-            "strongest_token": pa.array(top, pa.string()),
-            "purity": pa.array(shares_F, from_pandas=True),
-        }
-    )
-
-
-def examples_table(features: Mapping[int, str], leaders: Leaders, tokens: TokenIndex) -> pa.Table:
-    """A line per example of each feature, strongest first; `features` says of each why it was chosen."""
-    lines = []
-    for feature, why in features.items():
-        rows, values = leaders.of(feature)
-        names = tokens.document_ids[tokens.documents(rows)]
-        for rank, (row, value, token) in enumerate(zip(rows, values, shown_tokens(tokens, rows), strict=True)):
-            left, _, right = tokens.context(int(row), before=_BEFORE, after=_AFTER)
-            lines.append(
-                {"feature": feature, "chosen": why, "rank": rank, "row": int(row), "activation": float(value)}
-                | {"left": left, "token": token, "right": right, "document": str(names[rank])}
-            )
-    types = {"feature": pa.int64(), "chosen": pa.string(), "rank": pa.int32(), "row": pa.int64()}
-    types |= {"activation": pa.float32(), **dict.fromkeys(("left", "token", "right", "document"), pa.string())}
-    return pa.Table.from_pylist(lines, pa.schema(types))
-
-
-def shown_tokens(tokens: TokenIndex, rows: np.ndarray) -> Sequence[str]:
-    """The text of each row's token, or its id in brackets where it has none (special tokens, image patches)."""
-    ids = tokens.ids(rows)
-    return [text or f"[{number}]" for text, number in zip(tokens.strings(rows), ids, strict=True)]

@@ -14,8 +14,9 @@ from jobs.core.context import Metric
 from jobs.sae.anatomy import Anatomy
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config
-from jobs.sae.features import DocumentMeans, Leaders, Purity, Telling, tell_labels, token_purity
+from jobs.sae.features import DocumentMeans, Purity, Telling, tell_labels, token_purity
 from jobs.sae.metrics import Tally, baselines, principal_directions
+from jobs.sae.observed import Observed
 from jobs.sae.rows import Rows
 
 PCA_ROWS = 65_536
@@ -27,7 +28,8 @@ class Found:
     """Everything measured on held-out rows."""
 
     tally: Tally
-    leaders: Leaders
+    observed: Observed
+    """Where each feature speaks, and how loudly."""
     pure: Purity
     tellings: tuple[Telling, ...]
     k: int
@@ -43,14 +45,15 @@ class Found:
 def measure(config: Config, coder: Coder, rows: Rows) -> Found:
     """One pass over the held-out rows for the coder, one for its baselines."""
     mean_E = torch.tensor(rows.target_mean_E, dtype=torch.float32, device=rows.device)
-    tally, leaders = Tally(coder, mean_E), Leaders(config.width, config.n_examples)
+    tally = Tally(coder, mean_E)
+    observed = Observed(rows.tokens, config.width, config.n_examples, config.seed)
     documents = np.unique(rows.tokens.documents(rows.held_H))
     means = DocumentMeans(documents, rows.tokens.n_documents, config.width)
     anatomy = Anatomy(coder, config.seed + 1)
     for rows_B, batch in rows.held():
         codes = coder.encode(batch.x_BD)
         tally.add(batch, codes)
-        leaders.add(rows_B, codes)
+        observed.add(rows_B, codes)
         means.add(rows.tokens.documents(rows_B), codes)
         anatomy.add(coder.wanted(batch.x_BD, batch.y_BE), codes)
     k = max(1, round(tally.l0))
@@ -58,7 +61,7 @@ def measure(config: Config, coder: Coder, rows: Rows) -> Found:
     directions_RE = principal_directions(sample, mean_E)[:k]
     held = (batch.y_BE for _, batch in rows.held())
     random_fvu, pca_fvu = baselines(held, config.width, directions_RE, mean_E, k, config.seed + 1)
-    pure = token_purity(leaders, rows.tokens, rows.held_H, config.seed)
+    pure = token_purity(observed.leaders, rows.tokens, rows.held_H, config.seed)
     tellings = tell_labels(means, rows.tokens, config.seed)
     shape, remarks = anatomy.metrics(), anatomy.remarks
-    return Found(tally, leaders, pure, tellings, k, random_fvu, pca_fvu, shape, remarks)
+    return Found(tally, observed, pure, tellings, k, random_fvu, pca_fvu, shape, remarks)

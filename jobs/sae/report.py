@@ -12,13 +12,20 @@ import pyarrow as pa
 from jobs.core.context import Context, Metric, Report
 from jobs.sae import figures
 from jobs.sae.anatomy import stability_metrics
+from jobs.sae.coder import Coder
 from jobs.sae.config import Config
-from jobs.sae.features import FEW_VALUES, FEWEST_DOCUMENTS, examples_table, features_table, shown_tokens
+from jobs.sae.examples import contexts_table
+from jobs.sae.features import FEW_VALUES, FEWEST_DOCUMENTS
 from jobs.sae.figures import Card
+from jobs.sae.interpret import TokenJudge
+from jobs.sae.logit_effects import unembedding
 from jobs.sae.measure import PCA_ROWS, Found
+from jobs.sae.page import page
+from jobs.sae.portraits import Portraits, features_table, portray, readable
 from jobs.sae.rows import Rows
 from jobs.sae.stability import Stability
 from jobs.sae.train import Point
+from jobs.sae.windows import shown_tokens
 from storage.index import TokenIndex
 
 _CARDS = 8
@@ -30,7 +37,14 @@ _ABOUT_PURITY = "share of a feature's strongest tokens that are one token; null:
 _ABOUT_AUROC = "best single feature for each value of the label, mean over values; null: shuffled labels"
 
 
-def report(config: Config, rows: Rows, found: Found, twins: Sequence[Stability] = (), previous: str = "") -> Report:
+def report(
+    config: Config,
+    rows: Rows,
+    found: Found,
+    portraits: Portraits,
+    twins: Sequence[Stability] = (),
+    previous: str = "",
+) -> Report:
     """The numbers with their nulls, and what a reader must know of them.
 
     `twins` are the stability of runs, plain and about the mean atom; `previous` is what training went on from.
@@ -50,7 +64,7 @@ def report(config: Config, rows: Rows, found: Found, twins: Sequence[Stability] 
         name, value = f"auroc.{telling.label}", float(telling.auroc_V.mean())
         metrics.append(Metric(name=name, value=value, null=telling.null, about=_ABOUT_AUROC))
     notes = (*_notes(config, rows, found, previous), *found.remarks)
-    metrics += found.shape
+    metrics += [*readable(portraits), *found.shape]
     if twins:
         metrics += stability_metrics(*twins)
         notes += (*_of_twins(config), *twins[0].remarks)
@@ -110,14 +124,14 @@ def _notes(config: Config, rows: Rows, found: Found, previous: str) -> tuple[str
     return tuple(notes)
 
 
-def leave(config: Config, ctx: Context, tokens: TokenIndex, history: Sequence[Point], found: Found) -> None:
-    """Keep the tables and figures."""
-    shown = chosen(config, found)
-    examples = examples_table(shown, found.leaders, tokens)
-    density_F = found.tally.density
-    ctx.table("features", features_table(density_F, found.leaders, found.pure, tokens))
-    ctx.table("examples", examples)
+def leave(config: Config, ctx: Context, rows: Rows, coder: Coder, history: Sequence[Point], found: Found) -> Portraits:
+    """Keep the tables, the figures and the page; what features are to a reader."""
+    portraits = _portraits(config, ctx, rows, coder, found)
+    contexts, density_F = contexts_table(portraits.examples, portraits.chosen), found.tally.density
+    ctx.table("features", features_table(portraits, density_F, found.pure))
+    ctx.table("contexts", contexts)
     ctx.table("history", pa.Table.from_pylist([asdict(point) for point in history]))
+    ctx.page("features", page(portraits, f"{config.site} of {config.cache}", density_F, found.pure))
     ctx.figure(
         "training",
         figures.training(history, found.tally.fvu, found.random_fvu, found.pca_fvu, found.k),
@@ -132,9 +146,23 @@ def leave(config: Config, ctx: Context, tokens: TokenIndex, history: Sequence[Po
     )
     ctx.figure(
         "contexts",
-        figures.contexts(_cards(shown, found, tokens), examples),
+        figures.contexts(_cards(portraits.chosen, found, rows.tokens), contexts),
         "Strongest held-out tokens of features in their contexts: orange, the best teller of a label's value; blue, "
         "drawn at random among the live ones.",
+    )
+    return portraits
+
+
+def _portraits(config: Config, ctx: Context, rows: Rows, coder: Coder, found: Found) -> Portraits:
+    atoms_FE = coder.atoms_FD / coder.scale_E
+    return portray(
+        found.observed,
+        chosen(config, found),
+        atoms_FE,
+        rows.held_H,
+        lambda rows_B: coder.encode(rows.at(rows_B).x_BD),
+        unembedding(ctx.cache(config.unembed), atoms_FE.shape[1]) if config.unembed else None,
+        TokenJudge(),
     )
 
 
@@ -163,7 +191,7 @@ def _cards(shown: Mapping[int, str], found: Found, tokens: TokenIndex) -> list[C
 
 def _about(feature: int, found: Found, tokens: TokenIndex) -> str:
     """How often a feature fires, and its most common strongest token."""
-    rows, _ = found.leaders.of(feature)
+    rows, _ = found.observed.leaders.of(feature)
     words, counts = np.unique(np.array(shown_tokens(tokens, rows)), return_counts=True)
     most = int(counts.argmax())
     often = f"fires on {found.tally.density[feature]:.2%} of tokens"

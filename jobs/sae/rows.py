@@ -20,6 +20,7 @@ from storage.joined import Joined
 from storage.moments import Moments
 from storage.reader import Activations
 from storage.shuffle import Position, Shuffled
+from storage.site import Site
 
 _MASK_ROWS = 1 << 20
 
@@ -99,6 +100,8 @@ def reads(config: Config) -> tuple[Read, ...]:
     found: dict[str, list[Source]] = {}
     for one in sources(config):
         found.setdefault(one.cache, []).append(one)
+    if config.unembed:
+        found.setdefault(config.unembed, []).append(Source(site=Site("unembed"), cache=config.unembed))
     return tuple(Read(cache=name, sites=tuple(dict.fromkeys(s.site for s in some))) for name, some in found.items())
 
 

@@ -123,8 +123,10 @@ def _end(study: Study, rows: Rows) -> Report:
     config, ctx, coder = study.config, study.ctx, study.trainings[0].coder
     found = measure(config, coder, rows)
     ctx.save("weights", coder.arrays())
-    leave(config, ctx, rows.tokens, study.trainings[0].history, found)
-    return report(config, rows, found, _twins(study, rows), "" if ctx.previous is None else ctx.previous.folder.name)
+    portraits = leave(config, ctx, rows, coder, study.trainings[0].history, found)
+    return report(
+        config, rows, found, portraits, _twins(study, rows), "" if ctx.previous is None else ctx.previous.folder.name
+    )
 
 
 def _twins(study: Study, rows: Rows) -> tuple[Stability, ...]:

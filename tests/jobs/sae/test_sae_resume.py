@@ -40,7 +40,8 @@ def make(lake):
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch):
-    monkeypatch.setattr(sae.study, "leave", lambda *_: None)  # drawing takes longer than all the rest
+    monkeypatch.setattr(sae.study, "leave", lambda *_: None)
+    monkeypatch.setattr(sae.study, "report", lambda *_: None)  # drawing takes longer than all the rest
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ from jobs import sae
 from jobs.sae import resume
 from tests.jobs.sae.test_sae_resume import make, run
 resume.EVERY = 0.0
-sae.study.leave = lambda *_: None
+sae.study.leave = sae.study.report = lambda *_: None
 lake = Lake(sys.argv[1])
 run(lake, lake.cache(lake.caches()[0]), "killed")
 """

@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from jobs import sae
+from jobs.sae import codes
+from jobs.sae.candidates import KMeans
 from jobs.sae.dictionaries import random_atoms
 from jobs.sae.losses import auxiliary, total
 from jobs.sae.parts import Hears, Own, State
 from jobs.sae.train import Training, pace, train
 from storage import RunError
-from tests.jobs.sae.planting import both, config, fit, planted, randn, untrained
+from tests.jobs.sae.planting import TOPK, both, config, fit, planted, randn, untrained
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +97,20 @@ def test_unit_norm_drops_the_gradient_along_an_atom_and_nothing_else():
     torch.testing.assert_close((across * atoms).sum(1), torch.zeros(9), atol=1e-6, rtol=0)
     along = gradient - across
     torch.testing.assert_close(along, (along * atoms).sum(1, keepdim=True) * atoms)
+
+
+@pytest.mark.parametrize("activation", [TOPK, sae.BatchTopK(k=3), sae.Relu(l1=0.2), sae.JumpRelu(), sae.Gated()])
+@pytest.mark.parametrize("dictionary", [sae.UnitNorm(), sae.Archetypal(candidates=KMeans(n=100), delta=0.1)])
+def test_in_bfloat16_on_the_way_of_a_gpu_training_ends_about_where_float32_does(
+    material, monkeypatch, activation, dictionary
+):
+    rows = material[0][:6000]
+    monkeypatch.setattr(codes, "gathers", lambda like: False)
+    chosen = config(
+        activation=activation, dictionary=dictionary, batch=512, epochs=3, normalise="centre", prefixes=(16,)
+    )
+    exact = fit(rows, chosen, held=500)[1][-1].held_out_fvu
+    monkeypatch.setattr(Training, "_autocast", lambda self: torch.autocast("cpu", torch.bfloat16))
+    coder, history = fit(rows, chosen, held=500)
+    assert history[-1].held_out_fvu == pytest.approx(exact, rel=0.1)
+    assert all(parameter.dtype == torch.float32 for parameter in coder.parameters())
