@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check bench bench-peers chaos real install clean
+.PHONY: demo test check bench bench-peers chaos real archetypal install clean
 
 install: .venv/installed
 
@@ -42,6 +42,10 @@ chaos: install
 real: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[real]'
 	$(BIN)/python -m examples.real
+
+# about twenty minutes on two cores
+archetypal: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.archetypal
 
 clean:
 	rm -rf .venv lake build
