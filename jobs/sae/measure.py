@@ -4,6 +4,7 @@ B rows of a batch, F features, D dimensions of a hidden state, R directions.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,8 +16,9 @@ from jobs.sae.anatomy import Anatomy
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config
 from jobs.sae.features import DocumentMeans, Purity, Telling, tell_labels, token_purity
-from jobs.sae.metrics import Tally, baselines, principal_directions
+from jobs.sae.metrics import Tally, baselines, linear_fvu, principal_directions
 from jobs.sae.observed import Observed
+from jobs.sae.parts import Batch
 from jobs.sae.rows import Rows
 
 PCA_ROWS = 65_536
@@ -36,6 +38,8 @@ class Found:
     """Numbers per row that the baselines get: L0, rounded."""
     random_fvu: float
     pca_fvu: float
+    linear_fvu: float | None
+    """Of a linear map from input to target; none where they are the same."""
     shape: tuple[Metric, ...]
     """Of the dictionary, and of how its features go together."""
     remarks: tuple[str, ...]
@@ -57,11 +61,16 @@ def measure(config: Config, coder: Coder, rows: Rows) -> Found:
         means.add(rows.tokens.documents(rows_B), codes)
         anatomy.add(coder.wanted(batch.x_BD, batch.y_BE), codes)
     k = max(1, round(tally.l0))
-    sample = (batch.y_BE for batch in islice(rows.shuffled(config.seed, 1), math.ceil(PCA_ROWS / rows.batch)))
-    directions_RE = principal_directions(sample, mean_E)[:k]
+    directions_RE = principal_directions((batch.y_BE for batch in _sample(config, rows)), mean_E)[:k]
     held = (batch.y_BE for _, batch in rows.held())
     random_fvu, pca_fvu = baselines(held, config.width, directions_RE, mean_E, k, config.seed + 1)
+    linear = linear_fvu(_sample(config, rows), (batch for _, batch in rows.held())) if rows.targets else None
     pure = token_purity(observed.leaders, rows.tokens, rows.held_H, config.seed)
     tellings = tell_labels(means, rows.tokens, config.seed)
     shape, remarks = anatomy.metrics(), anatomy.remarks
-    return Found(tally, observed, pure, tellings, k, random_fvu, pca_fvu, shape, remarks)
+    return Found(tally, observed, pure, tellings, k, random_fvu, pca_fvu, linear, shape, remarks)
+
+
+def _sample(config: Config, rows: Rows) -> Iterator[Batch]:
+    """The training rows that baselines are fitted to."""
+    return islice(rows.shuffled(config.seed, 1), math.ceil(PCA_ROWS / rows.batch))

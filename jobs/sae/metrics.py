@@ -104,6 +104,33 @@ def principal_directions(batches: Iterable[Tensor], mean_D: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def linear_fvu(training: Iterable[Batch], held: Iterable[Batch]) -> float:
+    """FVU of the best affine map from inputs to targets, least squares on `training`: what a transcoder is beside."""
+    first, *rest = training
+    gram_DD, cross_DE = _products(first)
+    for batch in rest:
+        more_DD, more_DE = _products(batch)
+        gram_DD, cross_DE = gram_DD + more_DD, cross_DE + more_DE
+    map_DE = torch.linalg.pinv(gram_DD, hermitian=True) @ cross_DE
+    spread, error = Spread(first.y_BE[0]), 0.0
+    for batch in held:
+        spread.add(batch.y_BE)
+        error += squared_error(batch.y_BE, (_with_one(batch.x_BD) @ map_DE).to(batch.y_BE))
+    return error / spread.total
+
+
+def _products(batch: Batch) -> tuple[Tensor, Tensor]:
+    """X^T X and X^T Y, with a column of ones in X."""
+    x_BD = _with_one(batch.x_BD)
+    return x_BD.T @ x_BD, x_BD.T @ batch.y_BE.double()
+
+
+def _with_one(x_BD: Tensor) -> Tensor:
+    """Rows in float64 with a one behind each, for the map's constant."""
+    return torch.cat([x_BD, torch.ones_like(x_BD[:, :1])], dim=1).double()
+
+
+@torch.no_grad()
 def baselines(
     batches: Iterable[Tensor], width: int, directions_RD: Tensor, mean_D: Tensor, k: int, seed: int
 ) -> tuple[float, float]:

@@ -57,6 +57,10 @@ def report(
         Metric(name="l0", value=tally.l0, about="active features per token"),
         Metric(name="dead", value=dead, about="share of features that fire on no held-out token"),
     ]
+    if found.linear_fvu is not None:
+        metrics.append(
+            Metric(name="linear_fvu", value=found.linear_fvu, about="the same of an affine map, input to target")
+        )
     if len(pure.shares_F):
         values = float(pure.shares_F.mean()), float(pure.null_F.mean())
         metrics.append(Metric(name="purity", value=values[0], null=values[1], about=_ABOUT_PURITY))
