@@ -32,6 +32,8 @@ class Study(Value):
     reads: tuple[Read, ...]
     refit: jobs.Refit = "all"
     """What it sees when its caches have grown."""
+    models: tuple[str, ...] = ()
+    """Caches, of those it reads, whose models it runs."""
 
 
 class CacheStep(Value):
@@ -67,6 +69,8 @@ class JobStep(Value):
     done: bool
     previous: str = ""
     """The artifact that it goes on from, if any."""
+    models: dict[str, str] = {}
+    """Of the caches whose models it runs: where that model is read."""
 
 
 Step = CacheStep | JobStep
@@ -97,7 +101,27 @@ def _study(name: str, table: Mapping[str, Any]) -> Study:
     module = jobs.load(table["kind"])
     config = convert({key: value for key, value in table.items() if key not in ("kind", "refit")}, module.Config, where)
     reads = module.reads(config)
-    return Study(name=name, kind=table["kind"], config=config, reads=reads, refit=_refit(table, module, reads, where))
+    return Study(
+        name=name,
+        kind=table["kind"],
+        config=config,
+        reads=reads,
+        refit=_refit(table, module, reads, where),
+        models=_models(module, config, reads, where),
+    )
+
+
+def _models(module: jobs.Job, config: Any, reads: Sequence[Read], where: str) -> tuple[str, ...]:
+    """The caches whose models a job runs; of those it reads, for an artifact's address is made of what it reads."""
+    named: tuple[str, ...] = module.models(config) if hasattr(module, "models") else ()
+    known = tuple(dict.fromkeys(read.cache for read in reads))
+    for name in named:
+        if name not in known:
+            raise InputError(
+                f"{where} wants the model that made cache {name!r}, and reads the caches {', '.join(known)}: "
+                "name one of these"
+            )
+    return named
 
 
 def _refit(table: Mapping[str, Any], module: jobs.Job, reads: Sequence[Read], where: str) -> jobs.Refit:
@@ -152,6 +176,7 @@ def _made(study: Study, inputs: dict[str, Input], previous: str, facts: Facts) -
         artifact=artifact,
         done=artifact in facts.artifacts,
         previous=previous,
+        models={name: (facts.caches | facts.shared)[name].source for name in study.models},
     )
 
 
