@@ -1,7 +1,8 @@
 """Studies over caches: a module here is a job; its file name is its kind.
 
 A job module has `Config(Value)`, `reads(config)` (which caches and sites it needs, so that planning can refuse what is
-not there), and `run(config, ctx) -> Report`. One that can do something else with new segments than to see all, or the
+not there), and `run(config, ctx) -> Report`. One that runs live models names, in `models(config)`, the caches that they
+made. One that can do something else with new segments than to see all, or the
 newest alone, says so in `REFITS`. What jobs share lives in `jobs.core`.
 """
 

@@ -36,6 +36,7 @@ __all__ = [
     "TopK",
     "UnitNorm",
     "load",
+    "models",
     "reads",
     "run",
     "run_all",
@@ -48,6 +49,11 @@ REFITS = ("all", "newest", "continue")
 def run(config: Config, ctx: Context) -> Report:
     """Train a coder, measure it on held-out documents, keep it and what its features say."""
     return run_all([config], [ctx])[0]
+
+
+def models(config: Config) -> tuple[str, ...]:
+    """The cache whose model is run, where the loss is asked of it."""
+    return (config.cache,) if config.loss == "model" else ()
 
 
 def together(config: Config) -> bytes:

@@ -67,6 +67,8 @@ class Config(Value):
     """Share of the documents that training never sees and every metric is measured on."""
     unembed: str = ""
     """A vocabulary cache of the model with `unembed`, for the tokens that features promote; "" means none."""
+    loss: Literal["none", "cache", "model"] = "none"
+    """Where loss recovered comes from: the cache and `unembed` (for the last sites alone), or the live model."""
     twins: Annotated[int, Meta(ge=0)] = 0
     """Further coders from other seeds, trained on the same batches: which atoms come back?"""
     n_features: Count = 64
@@ -120,6 +122,10 @@ _MOST_WEIGHTS = 1 << 28
 
 
 def _check_sides(config: Config) -> None:
+    if config.loss == "cache" and not config.unembed:
+        raise ValueError('loss = "cache" wants unembed, a vocabulary cache of the model')
+    if config.loss != "none" and (config.target is not None or config.beside):
+        raise ValueError('loss recovered is of a coder of one site: drop target and beside, or set loss = "none"')
     if config.target is not None and config.beside:
         raise ValueError("target makes a transcoder, beside a crosscoder: set one of them")
     if config.skip and config.target is None:

@@ -14,6 +14,7 @@ from jobs.sae import figures
 from jobs.sae.anatomy import stability_metrics
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config
+from jobs.sae.effects import Effects, effect_metrics
 from jobs.sae.examples import contexts_table
 from jobs.sae.features import FEW_VALUES, FEWEST_DOCUMENTS
 from jobs.sae.figures import Card
@@ -42,12 +43,14 @@ def report(
     rows: Rows,
     found: Found,
     portraits: Portraits,
+    lost: Effects | None = None,
     twins: Sequence[Stability] = (),
     previous: str = "",
 ) -> Report:
     """The numbers with their nulls, and what a reader must know of them.
 
-    `twins` are the stability of runs, plain and about the mean atom; `previous` is what training went on from.
+    `lost` is what the coder costs the model, `twins` are the stability of runs, plain and about the mean atom;
+    `previous` is what training went on from.
     """
     tally, pure = found.tally, found.pure
     dead = float((tally.density == 0).mean())
@@ -68,7 +71,7 @@ def report(
         name, value = f"auroc.{telling.label}", float(telling.auroc_V.mean())
         metrics.append(Metric(name=name, value=value, null=telling.null, about=_ABOUT_AUROC))
     notes = (*_notes(config, rows, found, previous), *found.remarks)
-    metrics += [*readable(portraits), *found.shape]
+    metrics += [*(effect_metrics(lost) if lost else ()), *readable(portraits), *found.shape]
     if twins:
         metrics += stability_metrics(*twins)
         notes += (*_of_twins(config), *twins[0].remarks)

@@ -100,6 +100,8 @@ def reads(config: Config) -> tuple[Read, ...]:
     found: dict[str, list[Source]] = {}
     for one in sources(config):
         found.setdefault(one.cache, []).append(one)
+    if config.loss == "cache":
+        found[config.cache].append(Source(site=Site("unembed"), cache=config.cache))
     if config.unembed:
         found.setdefault(config.unembed, []).append(Source(site=Site("unembed"), cache=config.unembed))
     return tuple(Read(cache=name, sites=tuple(dict.fromkeys(s.site for s in some))) for name, some in found.items())

@@ -17,7 +17,9 @@ from jobs.core.tensors import as_tensor
 from jobs.sae.anatomy import compared
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config
+from jobs.sae.effects import ablation_table, effects, losses_of
 from jobs.sae.measure import measure
+from jobs.sae.recovered import Losses
 from jobs.sae.report import leave, report
 from jobs.sae.resume import Resume
 from jobs.sae.rows import Rows, split_rows
@@ -44,6 +46,8 @@ class Study:
     """The coder's own first."""
     first_atoms: tuple[Tensor, ...]
     """Of each training before its first step: [F, E] each."""
+    losses: Losses | None
+    """Where loss recovered comes from, if it is asked for."""
 
 
 def run_all(configs: Sequence[Config], contexts: Sequence[Context]) -> list[Report]:
@@ -93,11 +97,12 @@ class Telling:
 
 
 def _begin(config: Config, ctx: Context, rows: Rows) -> Study:
+    losses = losses_of(config, ctx, ctx.device)
     n_rows = config.epochs * int(rows.training_N.sum())
     probe = rows.at(rows.held_H[np.linspace(0, len(rows.held_H) - 1, min(_PROBE_ROWS, len(rows.held_H))).astype(int)])
     coders = [_first(config, ctx, rows, config.seed + n).to(ctx.device) for n in range(1 + config.twins)]
     trainings = tuple(Training(coder, config, n_rows, probe) for coder in coders)
-    return Study(config, ctx, trainings, tuple(coder.atoms_FD.clone() for coder in coders))
+    return Study(config, ctx, trainings, tuple(coder.atoms_FD.clone() for coder in coders), losses)
 
 
 def _first(config: Config, ctx: Context, rows: Rows, seed: int) -> Coder:
@@ -123,10 +128,12 @@ def _end(study: Study, rows: Rows) -> Report:
     config, ctx, coder = study.config, study.ctx, study.trainings[0].coder
     found = measure(config, coder, rows)
     ctx.save("weights", coder.arrays())
+    lost = study.losses and effects(config, ctx, coder, rows, study.losses, found.tally.fired_F.numpy())
+    if lost and (table := ablation_table(lost)) is not None:
+        ctx.table("ablation", table)
     portraits = leave(config, ctx, rows, coder, study.trainings[0].history, found)
-    return report(
-        config, rows, found, portraits, _twins(study, rows), "" if ctx.previous is None else ctx.previous.folder.name
-    )
+    previous = "" if ctx.previous is None else ctx.previous.folder.name
+    return report(config, rows, found, portraits, lost, _twins(study, rows), previous)
 
 
 def _twins(study: Study, rows: Rows) -> tuple[Stability, ...]:
