@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check bench bench-peers chaos real archetypal install clean
+.PHONY: demo test check bench bench-peers chaos real archetypal interop install clean
 
 install: .venv/installed
 
@@ -42,6 +42,11 @@ chaos: install
 real: install
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[real]'
 	$(BIN)/python -m examples.real
+
+# coders and batches read by other systems' own code, in environments under build/peers, about 6 GB
+interop: install
+	$(BIN)/python -m benchmarks.peers.environment saelens dictionary_learning overcomplete
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/interop
 
 # about twenty minutes on two cores
 archetypal: install

@@ -70,3 +70,9 @@ def _run(*command: str) -> str:
         last = (done.stderr.strip() or "no message").splitlines()[-1]
         raise RuntimeError(f"`{' '.join(command)}` ended with {done.returncode}: {last}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    for one in PEERS:
+        if one.name in sys.argv[1:]:
+            print(python_of(one, Path(__file__).resolve().parents[2] / "build" / "peers"))

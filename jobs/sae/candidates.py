@@ -28,7 +28,7 @@ class KMeans(Value, tag_field="kind", tag="kmeans"):
     rows: Count = 1 << 20
     """Training rows that are streamed, at most."""
     seed: int | None = None
-    """Of the rows and the start; none means the run's own seed, so that runs do not share candidates."""
+    """Of the rows and the start, in place of the run's own, so that runs share their candidates."""
 
     def draw(self, batches_BD: Iterable[Tensor], seed: int) -> Tensor:
         """The centres [N, D], float32, in the order in which k-means has them."""
@@ -36,7 +36,7 @@ class KMeans(Value, tag_field="kind", tag="kmeans"):
             self.n,
             init="k-means++" if self.n <= _SPREAD_OUT else "random",
             n_init=1,
-            random_state=seed if self.seed is None else self.seed,
+            random_state=seed,
         )
         for x_BD in pooled(batches_BD, max(3 * self.n, 4096), self.rows):
             if len(x_BD) < self.n:
@@ -51,14 +51,14 @@ class Sampled(Value, tag_field="kind", tag="rows"):
     n: Count = 4096
     """How many."""
     seed: int | None = None
-    """Of the draw; none means the run's own seed."""
+    """Of the draw, in place of the run's own, so that runs share their candidates."""
 
     def draw(self, batches_BD: Iterable[Tensor], seed: int) -> Tensor:
         """The rows [N, D], float32."""
         rows_ND = next(pooled(batches_BD, self.n, self.n), np.zeros((0, 0), np.float32))
         if len(rows_ND) < self.n:
             raise InputError(f"{self.n} rows were asked as candidates, there are {len(rows_ND)}: lower `n`")
-        order_N = np.random.default_rng(seed if self.seed is None else self.seed).permutation(self.n)
+        order_N = np.random.default_rng(seed).permutation(self.n)
         return torch.from_numpy(rows_ND[order_N])
 
 

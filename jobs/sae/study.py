@@ -115,13 +115,15 @@ def _first(config: Config, ctx: Context, rows: Rows, seed: int) -> Coder:
 
 def _candidates(config: Config, rows: Rows, seed: int) -> Tensor | None:
     """What atoms start from or are made of, of the training rows as training sees them."""
-    if config.dictionary.candidates is None:
+    candidates = config.dictionary.candidates
+    if candidates is None:
         return None
+    seed = seed if candidates.seed is None else candidates.seed  # runs that share it see the same rows, too
     shift_E, scale_E = (
         as_tensor(one, rows.device) for one in normalisation(config.normalise, rows.targets or rows.inputs)
     )
     targets = ((batch.y_BE - shift_E) * scale_E for batch in rows.shuffled(seed, 1))
-    return config.dictionary.candidates.draw(targets, seed)
+    return candidates.draw(targets, seed)
 
 
 def _end(study: Study, rows: Rows) -> Report:

@@ -41,7 +41,10 @@ def untrained(rows, chosen, seed=None):
     seed = chosen.seed if seed is None else seed
     if chosen.dictionary.candidates is not None:
         shift, scale = (torch.from_numpy(one).float() for one in normalisation(chosen.normalise, [moments]))
-        points = chosen.dictionary.candidates.draw(((rows - shift) * scale).split(512), seed)
+        shared = chosen.dictionary.candidates.seed
+        points = chosen.dictionary.candidates.draw(
+            ((rows - shift) * scale).split(512), seed if shared is None else shared
+        )
     return start(chosen, [moments], None, points, seed)
 
 

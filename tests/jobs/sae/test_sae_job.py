@@ -11,6 +11,7 @@ import torch
 from conftest import Doc
 
 from jobs import sae
+from jobs.sae.candidates import KMeans
 from jobs.sae.coder import Coder
 from jobs.sae.figures import printable
 from storage import InputError, Site
@@ -154,6 +155,16 @@ def test_twins_give_the_stability_of_a_study_with_its_start(cache, run_job):
     assert metrics["stabilisation"] == metrics["stability"] - metrics["stability_init"] > 0.1
     assert artifact.read("weights.safetensors") == alone.read("weights.safetensors")
     assert any("seeds 0 to 1" in note for note in report.notes)
+
+
+def test_candidates_of_one_seed_are_shared_by_twins_and_others_are_their_own(cache, run_job):
+    found = {}
+    for seed in (None, 0):
+        dictionary = sae.Archetypal(candidates=KMeans(n=60, seed=seed))
+        report, _ = run_job(sae, config(**{**SMALL, "dictionary": dictionary, "epochs": 1}, twins=1), {"c": cache})
+        found[seed] = {metric.name: metric.value for metric in report.metrics}["stability_init"]
+    assert found[0] == pytest.approx(1)
+    assert found[None] < 0.99
 
 
 def test_a_crosscoder_and_a_transcoder_run_as_jobs_and_other_tokens_are_refused(make_cache, run_job, world):
