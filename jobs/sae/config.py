@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from jobs.sae.activations import Activation, TopK
-from jobs.sae.dictionaries import Archetypal, Dictionary, UnitNorm
+from jobs.sae.dictionaries import Archetypal, Dictionary, Free, UnitNorm
 from jobs.sae.losses import AuxK
 from jobs.sae.pursuit import MatchingPursuit, OrthogonalPursuit
 from storage.site import Site
@@ -47,6 +47,8 @@ class Config(Value):
     """What the atoms may be."""
     encoder: Literal["linear", "tied"] = "linear"
     """Whether features hear through weights of their own or through their atoms."""
+    foreign: str = ""
+    """Folder of a coder of SAELens or dictionary_learning, which is measured as it is: nothing is trained."""
     prefixes: tuple[Count, ...] = ()
     """Matryoshka: the first so many features must rebuild a row by themselves, too (Bussmann et al. 2025)."""
     aux: AuxK = AuxK()
@@ -122,6 +124,10 @@ _MOST_WEIGHTS = 1 << 28
 
 
 def _check_sides(config: Config) -> None:
+    if config.foreign and (config.dictionary != Free() or config.twins or config.target or config.beside):
+        raise ValueError(
+            'foreign is a coder of one site, measured as it is: set dictionary = { kind = "free" }, no twins'
+        )
     if config.loss == "cache" and not config.unembed:
         raise ValueError('loss = "cache" wants unembed, a vocabulary cache of the model')
     if config.loss != "none" and (config.target is not None or config.beside):

@@ -88,14 +88,14 @@ class Telling:
 def tell_labels(means: DocumentMeans, tokens: TokenIndex, seed: int) -> tuple[Telling, ...]:
     """Every label of few enough text values, each with enough documents."""
     columns = {name: tokens.label(name)[means.documents_N] for name in tokens.label_names}
-    columns = {name: labels_N for name, labels_N in columns.items() if _fits(labels_N)}
+    columns = {name: labels_N for name, labels_N in columns.items() if fits(labels_N)}
     if not columns:
         return ()
     tellers = Tellers(means.means, seed)
     return tuple(_tell(name, labels_N, tellers, seed) for name, labels_N in columns.items())
 
 
-def _fits(labels_N: np.ndarray) -> bool:
+def fits(labels_N: np.ndarray) -> bool:
     """Text throughout, few values, and every value common enough for both halves."""
     if not all(isinstance(label, str) for label in labels_N):
         return False

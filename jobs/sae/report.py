@@ -70,8 +70,8 @@ def report(
     for telling in found.tellings:
         name, value = f"auroc.{telling.label}", float(telling.auroc_V.mean())
         metrics.append(Metric(name=name, value=value, null=telling.null, about=_ABOUT_AUROC))
-    notes = (*_notes(config, rows, found, previous), *found.remarks)
-    metrics += [*(effect_metrics(lost) if lost else ()), *readable(portraits), *found.shape]
+    notes = (*_notes(config, rows, found, previous), *found.remarks, *found.knowledge.notes)
+    metrics += [*(effect_metrics(lost) if lost else ()), *readable(portraits), *found.knowledge.telling, *found.shape]
     if twins:
         metrics += stability_metrics(*twins)
         notes += (*_of_twins(config), *twins[0].remarks)
@@ -110,9 +110,11 @@ def _notes(config: Config, rows: Rows, found: Found, previous: str) -> tuple[str
         else "Scale and starting bias come from the moments of all rows; no other number of held-out rows reaches "
         "training."
     )
+    trained = (
+        f"Trained on {n_training} rows, {config.epochs} times; measured on {found.tally.n} rows of other documents."
+    )
     notes = [
-        f"Trained on {n_training} rows, {config.epochs} times; measured on {found.tally.n} rows of other documents.",
-        start,
+        *([f"Of {config.foreign}, measured on {found.tally.n} rows."] if config.foreign else [trained, start]),
         f"PCA is fitted to {min(n_training, PCA_ROWS)} training rows; the random dictionary's scale to held-out ones.",
         "A feature that fires on no held-out row counts as dead, however rarely it may fire elsewhere.",
         f"Purity is over the {len(found.pure.shares_F)} features with {config.n_examples} examples.",
@@ -137,14 +139,16 @@ def leave(config: Config, ctx: Context, rows: Rows, coder: Coder, history: Seque
     contexts, density_F = contexts_table(portraits.examples, portraits.chosen), found.tally.density
     ctx.table("features", features_table(portraits, density_F, found.pure))
     ctx.table("contexts", contexts)
-    ctx.table("history", pa.Table.from_pylist([asdict(point) for point in history]))
+    ctx.table("concepts", found.knowledge.table())
     ctx.page("features", page(portraits, f"{config.site} of {config.cache}", density_F, found.pure))
-    ctx.figure(
-        "training",
-        figures.training(history, found.tally.fvu, found.random_fvu, found.pca_fvu, found.k),
-        "Fraction of variance unexplained as training went; grey, what a random dictionary of the same width and PCA "
-        "leave with as many numbers per token.",
-    )
+    if history:
+        ctx.table("history", pa.Table.from_pylist([asdict(point) for point in history]))
+        ctx.figure(
+            "training",
+            figures.training(history, found.tally.fvu, found.random_fvu, found.pca_fvu, found.k),
+            "Fraction of variance unexplained as training went; grey, what a random dictionary of the same width and "
+            "PCA leave with as many numbers per token.",
+        )
     ctx.figure(
         "features",
         figures.behaviour(density_F, found.pure, found.tally.n),

@@ -18,6 +18,7 @@ from jobs.sae.anatomy import compared
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config
 from jobs.sae.effects import ablation_table, effects, losses_of
+from jobs.sae.foreign import foreign
 from jobs.sae.measure import measure
 from jobs.sae.recovered import Losses
 from jobs.sae.report import leave, report
@@ -42,8 +43,9 @@ class Study:
 
     config: Config
     ctx: Context
+    coder: Coder
     trainings: tuple[Training, ...]
-    """The coder's own first."""
+    """The coder's own first; none of a foreign one."""
     first_atoms: tuple[Tensor, ...]
     """Of each training before its first step: [F, E] each."""
     losses: Losses | None
@@ -54,8 +56,15 @@ def run_all(configs: Sequence[Config], contexts: Sequence[Context]) -> list[Repo
     """Train, measure and keep several studies that read the same rows in the same order."""
     rows = split_rows(configs[0], contexts[0])
     studies = [_begin(config, ctx, rows) for config, ctx in zip(configs, contexts, strict=True)]
+    if trained := [one for one in studies if one.trainings]:
+        _train(trained, rows)
+    return [_end(one, rows) for one in studies]
+
+
+def _train(studies: Sequence[Study], rows: Rows) -> None:
+    config = studies[0].config
     resume = Resume([one.trainings for one in studies], [one.ctx.checkpoints for one in studies])
-    order = rows.order(configs[0].seed, configs[0].epochs, resume.position())
+    order = rows.order(config.seed, config.epochs, resume.position())
     resume.follow(order)
     telling = Telling(studies)
 
@@ -64,7 +73,6 @@ def run_all(configs: Sequence[Config], contexts: Sequence[Context]) -> list[Repo
         telling.after()
 
     train([one for study in studies for one in study.trainings], map(rows.sides, order), after)
-    return [_end(one, rows) for one in studies]
 
 
 class Telling:
@@ -98,11 +106,14 @@ class Telling:
 
 def _begin(config: Config, ctx: Context, rows: Rows) -> Study:
     losses = losses_of(config, ctx, ctx.device)
+    if config.foreign:
+        return Study(config, ctx, foreign(config, rows.acts.d).to(ctx.device), (), (), losses)
     n_rows = config.epochs * int(rows.training_N.sum())
     probe = rows.at(rows.held_H[np.linspace(0, len(rows.held_H) - 1, min(_PROBE_ROWS, len(rows.held_H))).astype(int)])
     coders = [_first(config, ctx, rows, config.seed + n).to(ctx.device) for n in range(1 + config.twins)]
+    first_atoms = tuple(coder.atoms_FD.clone() for coder in coders)
     trainings = tuple(Training(coder, config, n_rows, probe) for coder in coders)
-    return Study(config, ctx, trainings, tuple(coder.atoms_FD.clone() for coder in coders), losses)
+    return Study(config, ctx, coders[0], trainings, first_atoms, losses)
 
 
 def _first(config: Config, ctx: Context, rows: Rows, seed: int) -> Coder:
@@ -127,22 +138,22 @@ def _candidates(config: Config, rows: Rows, seed: int) -> Tensor | None:
 
 
 def _end(study: Study, rows: Rows) -> Report:
-    config, ctx, coder = study.config, study.ctx, study.trainings[0].coder
+    config, ctx, coder = study.config, study.ctx, study.coder
     found = measure(config, coder, rows)
     ctx.save("weights", coder.arrays())
     lost = study.losses and effects(config, ctx, coder, rows, study.losses, found.tally.fired_F.numpy())
     if lost and (table := ablation_table(lost)) is not None:
         ctx.table("ablation", table)
-    portraits = leave(config, ctx, rows, coder, study.trainings[0].history, found)
+    portraits = leave(config, ctx, rows, coder, study.trainings[0].history if study.trainings else [], found)
     previous = "" if ctx.previous is None else ctx.previous.folder.name
     return report(config, rows, found, portraits, lost, _twins(study, rows), previous)
 
 
 def _twins(study: Study, rows: Rows) -> tuple[Stability, ...]:
     """How far the coder and its twins agree, plain and about the mean atom; nothing if it has none."""
-    if len(study.trainings) == 1:
+    if len(study.trainings) < 2:
         return ()
-    coder = study.trainings[0].coder
+    coder = study.coder
     points_NE = coder.own_dictionary["points"] if "points" in coder.own_dictionary else _some(coder, rows)
     last = [one.coder.atoms_FD.cpu() for one in study.trainings]
     return compared(last, [one.cpu() for one in study.first_atoms], points_NE.cpu(), study.config.seed)

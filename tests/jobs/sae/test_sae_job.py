@@ -11,6 +11,7 @@ import torch
 from conftest import Doc
 
 from jobs import sae
+from jobs.sae import saelens
 from jobs.sae.candidates import KMeans
 from jobs.sae.coder import Coder
 from jobs.sae.figures import printable
@@ -50,7 +51,9 @@ def test_the_job_finds_readable_features_and_leaves_all_of_it(cache, run_job):
     metrics = {metric.name: metric for metric in report.metrics}
     told = ["token_set_f1", "ngram_f1", "detection_accuracy"]
     shape = ["ood", "stable_rank", "effective_rank", "coherence", "pair_coverage", "interference"]
-    assert list(metrics) == ["fvu", "pca_fvu", "l0", "dead", "purity", "auroc.topic", *told, *shape]
+    probed = ["dense", "rare", *(f"sparse_probing.topic.{of}" for of in ("k1", "codes", "states"))]
+    assert list(metrics) == ["fvu", "pca_fvu", "l0", "dead", "purity", "auroc.topic", *told, *probed, *shape]
+    assert metrics["sparse_probing.topic.k1"].value > 0.9 > 0.65 > metrics["sparse_probing.topic.k1"].null
     assert metrics["ood"].value < 0.4 < 0.5 < metrics["ood"].null
     assert metrics["fvu"].value < 0.2 < metrics["fvu"].null
     assert metrics["fvu"].value < metrics["pca_fvu"].value
@@ -61,6 +64,7 @@ def test_the_job_finds_readable_features_and_leaves_all_of_it(cache, run_job):
     assert {file.name for file in artifact.record.files} == {
         "weights.safetensors",
         "features.parquet",
+        "concepts.parquet",
         "contexts.parquet",
         "history.parquet",
         "features.html",
@@ -196,3 +200,27 @@ def test_a_crosscoder_and_a_transcoder_run_as_jobs_and_other_tokens_are_refused(
     for wrong, said in ((less, "have 9600, 9600, 9560 rows|same tokens"), (shuffled, "same tokens")):
         with pytest.raises(InputError, match=said):
             run_job(sae, beside, {"c": one, "o": wrong})
+
+
+def test_a_coder_of_another_system_is_measured_as_it_is(cache, run_job, tmp_path):
+    report, artifact = run_job(sae, config(**SMALL), {"c": cache})
+    coder = load(artifact, config(**SMALL))
+    for name, data in saelens.exported(coder).items():
+        (tmp_path / name).write_bytes(data)
+    same = {**SMALL, "dictionary": sae.Free(), "foreign": str(tmp_path)}
+    again, left = run_job(sae, config(**same), {"c": cache})
+    before, after = ({metric.name: metric.value for metric in one.metrics} for one in (report, again))
+    for name in ("fvu", "l0", "dead", "purity", "auroc.topic", "ood"):
+        assert after[name] == pytest.approx(before[name], rel=0.02, abs=1e-3), name
+    assert "history.parquet" not in left.files
+    rows = torch.from_numpy(cache.site("resid.0")[:40].astype(np.float32))
+    torch.testing.assert_close(
+        load(left, config(**same)).decode(coder.encode(rows)), coder.decode(coder.encode(rows)), rtol=1e-3, atol=1e-3
+    )
+    for wrong, said in [
+        ({"activation": sae.TopK(k=3)}, "set activation to that"),
+        ({"width": 64}, "the table says width = 64"),
+        ({"foreign": str(tmp_path / "none")}, "no coder that can be read"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            run_job(sae, config(**{**same, **wrong}), {"c": cache})
