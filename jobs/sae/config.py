@@ -72,7 +72,7 @@ class Config(Value):
     loss: Literal["none", "cache", "model"] = "none"
     """Where loss recovered comes from: the cache and `unembed` (for the last sites alone), or the live model."""
     twins: Annotated[int, Meta(ge=0)] = 0
-    """Further coders from other seeds, trained on the same batches: which atoms come back?"""
+    """Further coders from other seeds, on the same rows in an order of their own: which atoms come back?"""
     n_features: Count = 64
     """Features drawn at random for the table of examples."""
     n_examples: Annotated[int, Meta(ge=2)] = 20

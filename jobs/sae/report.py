@@ -82,8 +82,8 @@ def _of_twins(config: Config) -> tuple[str, ...]:
     """What stability is of."""
     seeds = f"{config.seed} to {config.seed + config.twins}"
     return (
-        f"Stability is over the coders of seeds {seeds}, which saw the same batches in the same order: it is of their "
-        "starts alone. A coder that starts from K-means is the control that an archetypal one wants beside it.",
+        f"Stability is over the coders of seeds {seeds}, which saw the same rows, each in an order of its own. A coder "
+        "that starts from K-means is the control that an archetypal one wants beside it.",
     )
 
 

@@ -23,47 +23,52 @@ class Resume:
     def __init__(self, groups: Sequence[Sequence[Training]], stores: Sequence[Checkpoints]) -> None:
         """`groups[n]` are the trainings whose states go to `stores[n]`."""
         self._groups, self._stores = groups, stores
+        self._lap = 0
         self._order: Shuffled[np.ndarray] | None = None
         self._last = time.monotonic()
 
-    def position(self) -> Position:
-        """Where training goes on, with every coder as it was there; the start if nothing was kept by all."""
+    def position(self) -> tuple[int, Position]:
+        """In which lap training goes on and where, with every coder as it was there; the start if nothing was kept."""
         for number in self._stores[0].numbers():
             found = [store.read(number) for store in self._stores]
             if all(data is not None for data in found):
                 states = [load(data) for data in found if data is not None]
                 for group, arrays in zip(self._groups, states, strict=True):
                     _restore(group, arrays)
-                epoch, batch = (int(n) for n in states[0]["position"])
-                log.info("going on from a checkpoint, after %d rows", self._groups[0][0].seen)
-                return Position(epoch=epoch, batch=batch)
-        return Position()
+                lap, epoch, batch = (int(n) for n in states[0]["position"])
+                log.info("going on from a checkpoint, after %d rows of lap %d", self._seen, lap + 1)
+                return lap, Position(epoch=epoch, batch=batch)
+        return 0, Position()
 
-    def follow(self, order: Shuffled[np.ndarray]) -> None:
+    def follow(self, lap: int, order: Shuffled[np.ndarray]) -> None:
         """What the position of later checkpoints is asked of."""
-        self._order = order
+        self._lap, self._order = lap, order
 
     def after(self, trainings: Sequence[Training]) -> None:
         """Behind every batch: keep a checkpoint where the last one is long ago."""
         if time.monotonic() - self._last >= EVERY:
-            self.keep()
+            self.keep(trainings)
             self._last = time.monotonic()
 
-    def keep(self) -> None:
+    def keep(self, trainings: Sequence[Training]) -> None:
         """Keep a checkpoint now; those before it go once all stores have it."""
         assert self._order is not None
-        position = np.array([self._order.position.epoch, self._order.position.batch])
-        for group in self._groups:
-            for training in group:
-                training.require_finite()
-        number = self._groups[0][0].seen
+        position = np.array([self._lap, self._order.position.epoch, self._order.position.batch])
+        for training in trainings:
+            training.require_finite()
+        number = self._seen
         for group, store in zip(self._groups, self._stores, strict=True):
             states = {f"{n}.{name}": a for n, one in enumerate(group) for name, a in one.state().items()}
             store.write(number, save({"position": position, **states}))
-        for group, store in zip(self._groups, self._stores, strict=True):
+        for store in self._stores:
             store.keep_only([number])
-            for training in group:
-                training.kept_at = number
+        for training in trainings:
+            training.kept_at = training.seen
+
+    @property
+    def _seen(self) -> int:
+        """Rows that all of them learnt from: it rises with every batch."""
+        return sum(training.seen for group in self._groups for training in group)
 
 
 def _restore(group: Sequence[Training], arrays: dict[str, np.ndarray]) -> None:

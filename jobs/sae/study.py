@@ -29,6 +29,7 @@ from jobs.sae.start import normalisation, start
 from jobs.sae.train import Training, train
 from storage.artifact import Artifact
 from storage.runs import Progress
+from storage.shuffle import Position
 from storage.value import convert
 
 _TOLD_EVERY = 5.0
@@ -62,17 +63,20 @@ def run_all(configs: Sequence[Config], contexts: Sequence[Context]) -> list[Repo
 
 
 def _train(studies: Sequence[Study], rows: Rows) -> None:
+    """The studies' own coders by one read; then their first twins, which see the rows in another order; and so on."""
     config = studies[0].config
     resume = Resume([one.trainings for one in studies], [one.ctx.checkpoints for one in studies])
-    order = rows.order(config.seed, config.epochs, resume.position())
-    resume.follow(order)
     telling = Telling(studies)
 
     def after(trainings: Sequence[Training]) -> None:
         resume.after(trainings)
         telling.after()
 
-    train([one for study in studies for one in study.trainings], map(rows.sides, order), after)
+    first, position = resume.position()
+    for lap in range(first, max(len(one.trainings) for one in studies)):
+        order = rows.order(config.seed + lap, config.epochs, position if lap == first else Position())
+        resume.follow(lap, order)
+        train([one.trainings[lap] for one in studies if lap < len(one.trainings)], map(rows.sides, order), after)
 
 
 class Telling:
@@ -81,7 +85,7 @@ class Telling:
     def __init__(self, studies: Sequence[Study]) -> None:
         self._studies = studies
         self._began = self._said = time.monotonic()
-        self._first = studies[0].trainings[0].seen
+        self._first = [sum(training.seen for training in study.trainings) for study in studies]
 
     def after(self) -> None:
         """Behind every batch."""
@@ -89,17 +93,18 @@ class Telling:
         if now - self._said < _TOLD_EVERY:
             return
         self._said = now
-        for study in self._studies:
-            training = study.trainings[0]
+        for study, first in zip(self._studies, self._first, strict=True):
+            seen = sum(training.seen for training in study.trainings) - first
+            note = next((str(one.history[-1]) for one in reversed(study.trainings) if one.history), "")
             study.ctx.tell(
                 Progress(
                     step="training",
-                    done=training.seen - self._first,
-                    total=training.n_rows - self._first,
+                    done=seen,
+                    total=sum(training.n_rows for training in study.trainings) - first,
                     unit="rows",
-                    tokens_per_second=(training.seen - self._first) / (now - self._began),
+                    tokens_per_second=seen / (now - self._began),
                     seconds=now - self._began,
-                    note=str(training.history[-1]) if training.history else "",
+                    note=note,
                 )
             )
 
@@ -138,7 +143,7 @@ def _candidates(config: Config, rows: Rows, seed: int) -> Tensor | None:
 
 
 def _end(study: Study, rows: Rows) -> Report:
-    config, ctx, coder = study.config, study.ctx, study.coder
+    config, ctx, coder = study.config, study.ctx, study.coder.eval()
     found = measure(config, coder, rows)
     ctx.save("weights", coder.arrays())
     lost = study.losses and effects(config, ctx, coder, rows, study.losses, found.tally.fired_F.numpy())

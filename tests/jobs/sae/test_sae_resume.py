@@ -63,7 +63,7 @@ def crcs(files):
     return [{name: file.crc32c for name, file in one.items()} for one in files]
 
 
-@pytest.mark.parametrize("batches", [1, 33, 34, 35, 90])
+@pytest.mark.parametrize("batches", [1, 33, 34, 90, 130])
 def test_whatever_the_batch_it_dies_at_the_end_is_the_same(lake, cache, monkeypatch, batches):
     wanted = crcs(run(lake, cache, "whole"))
     monkeypatch.setattr(resume, "EVERY", 0.0)
@@ -82,7 +82,8 @@ def test_whatever_the_batch_it_dies_at_the_end_is_the_same(lake, cache, monkeypa
     step = sae.study.Training.step
     monkeypatch.setattr(sae.study.Training, "step", lambda self, batch: (steps.append(self.steps), step(self, batch)))
     assert crcs(run(lake, cache, "killed")) == wanted
-    assert min(steps) == batches + 1
+    laps = [min(batches + 1, 99), max(batches + 1 - 99, 0)]  # batches of each that were done
+    assert len(steps) == 3 * (99 - laps[0]) + 99 - laps[1]
 
 
 def test_studies_of_one_read_leave_what_each_would_leave_alone(lake, cache):

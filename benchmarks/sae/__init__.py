@@ -1,0 +1,1 @@
+"""A training step beside those of other systems: `make bench-sae`."""
