@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check bench bench-peers chaos real archetypal interop install clean
+.PHONY: demo test check bench bench-peers bench-sae chaos real archetypal interop install clean
 
 install: .venv/installed
 
@@ -35,6 +35,10 @@ bench: install
 # makes an environment for every peer under build/peers, about 9 GB
 bench-peers: install
 	$(BIN)/python -m benchmarks.peers
+
+# environments as above; some ten minutes
+bench-sae: install
+	$(BIN)/python -m benchmarks.sae
 
 chaos: install
 	$(BIN)/python -m tests.chaos
