@@ -77,7 +77,7 @@ class Mixed:
 
         With G = Z^T Z, which has no negative entry, the error as a function of the atoms lies below one whose curvature
         is the row sums of G, and touches it here: that one's best target of each atom does not depend on the others'.
-        (Going further as long as the error falls took up to a third fewer sweeps on digits, and 1.5 to 2 times as long.)
+        (Going on as long as the error falls took up to a third fewer sweeps on digits, but 1.5 to 2 times as long.)
         """
         gram_FF, heard_FD = _products(z_NF, x_ND)
         curve_F1 = gram_FF.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)

@@ -29,7 +29,13 @@ _NAMES = {
 
 def imported(folder: Path) -> tuple[Arrays, Activation]:
     """Arrays and activation of a `Coder` with a free dictionary that encodes as the folder's does."""
-    trainer = json.loads((folder / CONFIG).read_text())["trainer"]
+    try:
+        trainer = json.loads((folder / CONFIG).read_text())["trainer"]
+        kind = str(trainer["dict_class"])
+    except KeyError as missing:
+        raise InputError(
+            f"{folder / CONFIG} has no {missing}: trainSAE writes one that says trainer.dict_class"
+        ) from None
     try:
         weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
@@ -38,7 +44,9 @@ def imported(folder: Path) -> tuple[Arrays, Activation]:
             "state_dict alone"
         ) from error
     arrays = {name: _array(weights, names, folder) for name, names in _NAMES.items()}
-    return _own(str(trainer["dict_class"]), weights, arrays, folder)
+    if "k" in trainer:  # before 0.1.0 it was not kept beside the weights
+        weights.setdefault("k", torch.tensor(trainer["k"]))
+    return _own(kind, weights, arrays, folder)
 
 
 def _array(weights: dict[str, torch.Tensor], names: tuple[str, ...], folder: Path) -> np.ndarray:
