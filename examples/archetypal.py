@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def table(lake: Lake) -> Iterator[str]:
-    """Markdown: the studies of each cache, the nulls of its first one last."""
+    """Markdown: the studies of each cache, and last the nulls of its last one."""
     records = [lake.artifact(name).record for name in lake.artifacts()]
     for cache in dict.fromkeys(record.config["cache"] for record in records):
         mine = sorted((one for one in records if one.config["cache"] == cache), key=_place)
@@ -53,7 +53,7 @@ def table(lake: Lake) -> Iterator[str]:
         yield "|" + " --- |" * (1 + len(COLUMNS))
         for record in mine:
             yield _line(_name(record.config), _metrics(record.report, "value"))
-        yield _line("_null_", _metrics(mine[0].report, "null"))
+        yield _line("_null_", _metrics(mine[-1].report, "null"))
 
 
 def _metrics(report: Mapping[str, Any], what: str) -> dict[str, float]:
@@ -65,12 +65,14 @@ def _line(name: str, metrics: Mapping[str, float]) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _place(record: Any) -> tuple[bool, str]:
-    return record.config["activation"]["kind"] == "topk", _name(record.config)
+def _place(record: Any) -> tuple[bool, bool, str]:
+    return record.kind == "sae", record.config.get("activation", {}).get("kind") == "topk", _name(record.config)
 
 
 def _name(config: Mapping[str, Any]) -> str:
     """What a reader calls the study."""
+    if "method" in config:
+        return {"semi_nmf": "Semi-NMF", "convex_nmf": "Convex-NMF", "kmeans": "K-means"}[config["method"]["kind"]]
     activation, dictionary = config["activation"]["kind"], config["dictionary"]
     candidates = dictionary["candidates"]
     if dictionary["kind"] != "archetypal":

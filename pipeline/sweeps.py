@@ -95,8 +95,8 @@ def _follow(opened: Opened, tasks: Sequence[JobTask], progress: Progress, over: 
 
 
 def _say(name: str, told: runs.Progress) -> None:
-    left = eta(told.seconds, told.done, told.total)
-    log.info("%s: %s of %s %s, %s, eta %s", name, f"{told.done:,}", f"{told.total:,}", told.unit, told.note, left)
+    left, note = eta(told.seconds, told.done, told.total), told.note and f", {told.note}"
+    log.info("%s: %s of %s %s%s, eta %s", name, f"{told.done:,}", f"{told.total:,}", told.unit, note, left)
 
 
 def _job_run(receipt: JobReceipt, steps: Sequence[JobStep]) -> StepRun:

@@ -111,7 +111,8 @@ def mixtures_table(mixture: Mixture, rows_N: np.ndarray, tokens: TokenIndex) -> 
 
 
 def _contexts(rows: np.ndarray, tokens: TokenIndex) -> list[dict[str, str]]:
-    around = [tokens.context(int(row), before=_BEFORE, after=_AFTER) for row in rows]
+    """Around each row; nothing around an image's patch."""
+    around = [tokens.context(int(row), _BEFORE, _AFTER) if tokens.has_text else ("", "", "") for row in rows]
     return [
         {"left": left, "token": token, "right": right}
         for (left, _, right), token in zip(around, shown_tokens(tokens, rows), strict=True)

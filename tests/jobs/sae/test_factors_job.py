@@ -13,6 +13,7 @@ from conftest import Doc
 from jobs import factors, load, names, sae
 from jobs.sae.rows import split_rows
 from storage import InputError, Site
+from storage.index import TokenIndex
 from storage.value import canonical, convert
 
 WORDS = ["wave", "tide", "boat", "sail", "foam", "rock", "path", "goat", "pine", "snow"]
@@ -178,3 +179,13 @@ def test_rows_with_a_negative_entry_are_refused_by_nmf_with_what_to_do(make_cach
     cache = make_cache(sites={"resid.0": rows - 0.5}, documents=documents)
     with pytest.raises(InputError, match=r"least of the .* is -.*use semi_nmf"):
         run_job(factors, config(factors.Nmf()), {"c": cache})
+
+
+@pytest.mark.parametrize("method", [factors.ConvexNmf(support=8), factors.Archetypes(sweeps=5)])
+def test_atoms_of_rows_without_text_are_told_by_their_rows(cache, run_job, monkeypatch, method):
+    monkeypatch.setattr(TokenIndex, "has_text", False)  # as of images
+    _, artifact = run_job(factors, config(method), {"c": cache})
+    lines = pq.read_table(io.BytesIO(artifact.read("mixtures.parquet"))).to_pylist()
+    lines = [line for line in lines if line["row"] is not None]  # the others are k-means centres
+    assert lines
+    assert all(line["left"] == line["right"] == "" and line["token"].startswith("[") for line in lines)
