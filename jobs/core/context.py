@@ -97,7 +97,7 @@ class Context:
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays as `<name>.safetensors`."""
-        contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+        contiguous = {key: np.asarray(array, order="C") for key, array in arrays.items()}  # and a number stays one
         self._artifact.write(f"{name}.safetensors", save(contiguous))
 
     def table(self, name: str, table: "pa.Table") -> None:

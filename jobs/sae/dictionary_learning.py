@@ -44,7 +44,7 @@ def imported(folder: Path) -> tuple[Arrays, Activation]:
             "state_dict alone"
         ) from error
     arrays = {name: _array(weights, names, folder) for name, names in _NAMES.items()}
-    if "k" in trainer:  # before 0.1.0 it was not kept beside the weights
+    if "k" in trainer:  # its earlier versions kept it here alone
         weights.setdefault("k", torch.tensor(trainer["k"]))
     return _own(kind, weights, arrays, folder)
 

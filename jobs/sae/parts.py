@@ -55,7 +55,7 @@ class State(nn.Module):
     def fill(self, arrays: Mapping[str, np.ndarray], prefix: str) -> None:
         """Take over the arrays named `<prefix><name>`."""
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-            tensor.copy_(torch.from_numpy(np.array(arrays[f"{prefix}{name}"])))
+            tensor.copy_(torch.from_numpy(np.array(arrays[f"{prefix}{name}"])).reshape(tensor.shape))
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """All tensors, by `<prefix><name>`."""

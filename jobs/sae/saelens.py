@@ -1,7 +1,7 @@
 """Coders as SAELens keeps them: a folder of `cfg.json` and `sae_weights.safetensors`, written and read.
 
 Its coders know neither shift nor scale, so both are folded into the weights, in float64. A coder that rebuilds its
-input is centred by SAELens itself, which takes b_dec off a row first; so nothing cancels where rows lie far from zero:
+input is centred by SAELens itself, which takes b_dec off a row first:
 
     pre = (x - b) (scale W_enc) + b_enc        x_hat = z (W_dec / scale) + b        b = b_dec / scale + shift
 

@@ -4,6 +4,6 @@ A module has `add(commands)`, which declares its parsers. Heavy imports wait ins
 that `garner --help` is instant.
 """
 
-from pipeline.commands import copying, lakes, nightly, recipes, sharing, submit
+from pipeline.commands import coders, copying, lakes, nightly, recipes, sharing, submit
 
-MODULES = (recipes, nightly, submit, lakes, copying, sharing)
+MODULES = (recipes, nightly, submit, lakes, copying, coders, sharing)

@@ -224,3 +224,29 @@ def test_a_coder_of_another_system_is_measured_as_it_is(cache, run_job, tmp_path
     ]:
         with pytest.raises(InputError, match=said):
             run_job(sae, config(**{**same, **wrong}), {"c": cache})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"activation": sae.BatchTopK(k=2)},
+        {"dictionary": sae.Archetypal(candidates=KMeans(n=60), delta=0.1)},
+        {"activation": sae.PAnneal()},
+        {"activation": sae.Gated()},
+    ],
+    ids=lambda fields: type(next(iter(fields.values()))).__name__,
+)
+def test_an_artifact_of_a_job_comes_back_as_the_coder_that_was_measured(cache, run_job, monkeypatch, fields):
+    measured = []
+    real = sae.study.measure
+    monkeypatch.setattr(
+        sae.study, "measure", lambda config, coder, rows: (measured.append(coder), real(config, coder, rows))[1]
+    )
+    chosen = config(**{**SMALL, "epochs": 1, **fields})
+    _, artifact = run_job(sae, chosen, {"c": cache})
+    again, x = load(artifact, chosen), torch.from_numpy(cache.site("resid.0")[:200].astype(np.float32))
+    for one, other in zip(again.encode(x).active(), measured[0].encode(x).active(), strict=True):
+        assert torch.equal(one, other)
+    assert {name: array.shape for name, array in again.arrays().items()} == {
+        name: array.shape for name, array in measured[0].arrays().items()
+    }
