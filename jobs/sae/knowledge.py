@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from jobs.core.context import Metric
-from jobs.sae import absorption, concepts, density, probing, spurious
+from jobs.sae import absorption, classes, concepts, density, probing, spurious
 from jobs.sae.coder import Coder
 from jobs.sae.features import DocumentMeans
 from jobs.sae.metrics import Tally
@@ -17,7 +17,7 @@ from jobs.sae.pooled import StateMeans, left_out, pooled
 from jobs.sae.rows import Rows
 from jobs.sae.spelling import LETTERS, find_words, first_letters
 
-_TELLING = (".k1", ".codes", ".states", ".n10", ".full", "dense", "rare")
+_TELLING = (".k1", ".codes", ".states", ".n10", ".full", "dense", "rare", ".scaled", ".one_feature")
 """Ends of the names that the report shows; the table has all."""
 
 
@@ -48,12 +48,14 @@ def knowledge(coder: Coder, rows: Rows, tally: Tally, states: StateMeans, codes:
     probed = probing.sparse_probing(documents)
     perturbed, alone = concepts.tpp(documents, atoms_FE)
     removed, unpaired = spurious.scr(documents, atoms_FE)
+    known = classes.classes(documents, coder.atoms_FD.cpu(), coder.shift_E.cpu(), coder.scale_E.cpu())
     fired = density.density(tally.density, tally.n)
     numbers = [
         *density.metrics(fired),
         *probing.metrics(probed),
         *concepts.metrics(perturbed),
         *spurious.metrics(removed),
+        *classes.metrics(known),
     ]
     notes = [
         *density.notes(fired),

@@ -52,8 +52,11 @@ def test_the_job_finds_readable_features_and_leaves_all_of_it(cache, run_job):
     told = ["token_set_f1", "ngram_f1", "detection_accuracy"]
     shape = ["ood", "stable_rank", "effective_rank", "coherence", "pair_coverage", "interference"]
     probed = ["dense", "rare", *(f"sparse_probing.topic.{of}" for of in ("k1", "codes", "states"))]
+    probed += ["plausibility.topic.scaled", "identifiability.topic.one_feature"]
     assert list(metrics) == ["fvu", "pca_fvu", "l0", "dead", "purity", "auroc.topic", *told, *probed, *shape]
     assert metrics["sparse_probing.topic.k1"].value > 0.9 > 0.65 > metrics["sparse_probing.topic.k1"].null
+    assert metrics["plausibility.topic.scaled"].value > metrics["plausibility.topic.scaled"].null
+    assert metrics["identifiability.topic.one_feature"].value > metrics["identifiability.topic.one_feature"].null
     assert metrics["ood"].value < 0.4 < 0.5 < metrics["ood"].null
     assert metrics["fvu"].value < 0.2 < metrics["fvu"].null
     assert metrics["fvu"].value < metrics["pca_fvu"].value
