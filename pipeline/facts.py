@@ -1,5 +1,6 @@
 """What planning needs to know of the world: models, corpora, and what the lake holds already. All reading is here."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,15 @@ class Facts(Value):
     """Finished artifacts in the lake."""
     candidates: tuple[Record, ...] = ()
     """Of the kinds of which a job continues: what it may go on from."""
+    digests: dict[str, str] = {}
+    """SHA-256 of what jobs read beside caches, by path."""
 
 
-def gather(opened: Opened, named: frozenset[str]) -> Facts:
+def gather(opened: Opened, named: frozenset[str], read: frozenset[str]) -> Facts:
     """Look at every model, corpus and cache of the recipe; `InputError` where one is not as the recipe says.
 
-    `named` are the caches that jobs read; those the recipe does not define are looked up in the lake.
+    `named` are the caches that jobs read; those the recipe does not define are looked up in the lake. `read` are the
+    files that jobs read beside them.
     """
     lake = Lake(opened.lake)
     files = {name: survey.survey(one).files for name, one in opened.corpora.items() if _used(opened, name)}
@@ -101,6 +105,7 @@ def gather(opened: Opened, named: frozenset[str]) -> Facts:
         shared={name: _shared_facts(_shared(opened, lake, name)) for name in sorted(named - set(caches))},
         artifacts=frozenset(artifacts),
         candidates=tuple(lake.artifact(one).record for one in artifacts if one.rpartition("-")[0] in continued),
+        digests={path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sorted(read)},
     )
 
 

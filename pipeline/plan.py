@@ -34,6 +34,8 @@ class Study(Value):
     """What it sees when its caches have grown."""
     models: tuple[str, ...] = ()
     """Caches, of those it reads, whose models it runs."""
+    files: tuple[str, ...] = ()
+    """What it reads beside caches, whose contents are part of its artifact's address."""
 
 
 class CacheStep(Value):
@@ -108,6 +110,7 @@ def _study(name: str, table: Mapping[str, Any]) -> Study:
         reads=reads,
         refit=_refit(table, module, reads, where),
         models=_models(module, config, reads, where),
+        files=tuple(map(str, module.files(config))) if hasattr(module, "files") else (),
     )
 
 
@@ -167,7 +170,8 @@ def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:
 
 def _made(study: Study, inputs: dict[str, Input], previous: str, facts: Facts) -> JobStep:
     config = msgspec.to_builtins(study.config, enc_hook=str)
-    artifact = f"{study.kind}-{series.artifact_id(study.kind, config, inputs, study.refit, previous)}"
+    digests = tuple(facts.digests[path] for path in study.files)
+    artifact = f"{study.kind}-{series.artifact_id(study.kind, config, inputs, study.refit, previous, digests)}"
     return JobStep(
         name=study.name,
         kind=study.kind,

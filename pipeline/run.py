@@ -56,7 +56,8 @@ class Night(Protocol):
 def survey(opened: Opened) -> tuple[Facts, tuple[Step, ...]]:
     """Look at the world, and plan."""
     work = studies(opened)
-    facts = gather(opened, frozenset(read.cache for study in work for read in study.reads))
+    named = frozenset(read.cache for study in work for read in study.reads)
+    facts = gather(opened, named, frozenset(path for study in work for path in study.files))
     return facts, plan(opened, work, facts)
 
 

@@ -9,12 +9,18 @@ from storage.value import identity
 
 
 def artifact_id(
-    kind: str, config: Mapping[str, Any], inputs: Mapping[str, Input], refit: jobs.Refit, previous: str
+    kind: str,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Input],
+    refit: jobs.Refit,
+    previous: str,
+    digests: Sequence[str] = (),
 ) -> str:
-    """Hash of the kind, the configuration, the caches, and what it went on from; a cache's name in the recipe is only
-    an alias."""
+    """Hash of the kind, the configuration, the caches, what it went on from, and the contents of files it reads; a
+    cache's name in the recipe is only an alias."""
     seen = sorted((one.cache, one.first, one.segments, sorted(one.sites)) for one in inputs.values())
-    more = {} if refit == "all" else {"refit": refit, "previous": previous}
+    more: dict[str, Any] = {} if refit == "all" else {"refit": refit, "previous": previous}
+    more |= {"files": list(digests)} if digests else {}
     return identity({"kind": kind, "config": _unaliased(config, inputs), "inputs": seen, **more})
 
 

@@ -5,7 +5,10 @@ beside a random dictionary, PCA, random tokens and shuffled labels. With `refit 
 of the last artifact and sees the new segments alone; the optimiser's state and the count of silent rows start anew.
 """
 
+from pathlib import Path
+
 from jobs.core.context import Context, Report
+from jobs.sae import foreign
 from jobs.sae.activations import BatchTopK, PAnneal, Relu, TopK
 from jobs.sae.coder import Coder
 from jobs.sae.config import Config, Source
@@ -35,6 +38,7 @@ __all__ = [
     "Source",
     "TopK",
     "UnitNorm",
+    "files",
     "load",
     "models",
     "reads",
@@ -54,6 +58,11 @@ def run(config: Config, ctx: Context) -> Report:
 def models(config: Config) -> tuple[str, ...]:
     """The cache whose model is run, where the loss is asked of it."""
     return (config.cache,) if config.loss == "model" else ()
+
+
+def files(config: Config) -> tuple[Path, ...]:
+    """The coder of another system that is measured, if any."""
+    return foreign.files(Path(config.foreign)) if config.foreign else ()
 
 
 def together(config: Config) -> bytes:

@@ -1,6 +1,7 @@
 """Coders that other systems left in a folder, as ours: to be measured on a cache like one that was trained here."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -28,10 +29,21 @@ def foreign(config: Config, d: int) -> Coder:
     return Coder(arrays, activation, Free())
 
 
+def files(folder: Path) -> tuple[Path, ...]:
+    """What is read of a coder in a folder; `InputError` where it is none of a system that is known."""
+    return _module(folder)[1]
+
+
 def _read(folder: Path) -> tuple[dict[str, np.ndarray], Activation]:
+    return _module(folder)[0].imported(folder)
+
+
+def _module(folder: Path) -> tuple[ModuleType, tuple[Path, ...]]:
+    """Who reads the folder, and which files of it."""
     for module in (saelens, dictionary_learning):
-        if (folder / module.WEIGHTS).exists() and (folder / module.CONFIG).exists():
-            return module.imported(folder)
+        wanted = folder / module.CONFIG, folder / module.WEIGHTS
+        if all(path.exists() for path in wanted):
+            return module, wanted
     raise InputError(
         f"{folder} is no coder that can be read: it wants {saelens.CONFIG} and {saelens.WEIGHTS} (SAELens), or "
         f"{dictionary_learning.CONFIG} and {dictionary_learning.WEIGHTS} (dictionary_learning)"

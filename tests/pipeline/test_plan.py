@@ -181,3 +181,17 @@ def test_planning_reads_no_weight(world, monkeypatch):
     monkeypatch.setattr("workers.model.load", lambda spec: pytest.fail("a model was loaded"))
     monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("weights were read"))
     assert len(addresses(world)) == 2
+
+
+def test_the_contents_of_a_foreign_coder_are_part_of_the_address(world, tmp_path):
+    folder = tmp_path / "coder"
+    settings = (f"jobs.dictionary.foreign={folder}", "jobs.dictionary.dictionary={kind='free'}")
+    with pytest.raises(InputError, match="no coder that can be read"):
+        addresses(world, *settings)
+    folder.mkdir()
+    (folder / "cfg.json").write_text("{}")
+    (folder / "sae_weights.safetensors").write_bytes(b"one")
+    (_, one), (_, plain) = addresses(world, *settings), addresses(world)
+    assert addresses(world, *settings)[1] == one != plain
+    (folder / "sae_weights.safetensors").write_bytes(b"two")
+    assert addresses(world, *settings)[1] != one
