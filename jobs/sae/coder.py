@@ -76,10 +76,12 @@ class Coder(nn.Module):
 
     def hears(self, x_BD: Tensor) -> Hears:
         """What the features hear of stored rows."""
-        seen_BD = self.normalise(x_BD)
-        if self.rebuilds_its_input:
-            seen_BD = seen_BD - self.b_dec_E
-        return Hears(seen_BD, self.atoms() if self.W_enc_FD is None else self.W_enc_FD, self.b_enc_F)
+        W_FD = self.atoms() if self.W_enc_FD is None else self.W_enc_FD
+        if not self.rebuilds_its_input:
+            return Hears(self.normalise(x_BD), W_FD, self.b_enc_F)
+        taken_D = self.b_dec_E.detach()
+        moved_D = taken_D - self.b_dec_E if self.training and self.b_dec_E.requires_grad else None
+        return Hears(self.normalise(x_BD) - taken_D, W_FD, self.b_enc_F, moved_D)
 
     def wanted(self, x_BD: Tensor, y_BE: Tensor) -> Tensor:
         """What the atoms are to rebuild: stored targets, normalised, less the bias and the skip."""

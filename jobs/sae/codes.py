@@ -38,6 +38,10 @@ class Dense:
         rows_A, features_A = self.z_BF.nonzero(as_tuple=True)
         return rows_A, features_A, self.z_BF[rows_A, features_A]
 
+    def count(self) -> int:
+        """How many codes are not zero."""
+        return int((self.z_BF != 0).sum())
+
     def fired(self, width: int) -> Tensor:
         """Whether each feature is non-zero in some row: bool [F]."""
         return (self.z_BF != 0).any(0)
@@ -83,6 +87,10 @@ class Sparse:
         """Row, feature and value of every non-zero code, by row and then by feature."""
         at_A = self.values_A.nonzero().squeeze(1)
         return self.rows_A[at_A], self.features_A[at_A], self.values_A[at_A]
+
+    def count(self) -> int:
+        """How many codes are not zero."""
+        return int(self.values_A.count_nonzero())
 
     def fired(self, width: int) -> Tensor:
         """Whether each of `width` features is non-zero in some row: bool [F]."""
@@ -171,10 +179,13 @@ def pick_of_batch(x_BD: Tensor, W_FD: Tensor, b_F: Tensor, k: int) -> Sparse:
 def pick_above(x_BD: Tensor, W_FD: Tensor, b_F: Tensor, least: float) -> Codes:
     """Every `x W^T + b` above `least` and zero; sparse on a CPU where few are, for products are then faster."""
     scores_BF = torch.nn.functional.linear(x_BD, W_FD, b_F)
-    loud_BF = scores_BF.detach() > max(least, 0.0)
-    if not gathers(x_BD) or int(loud_BF.count_nonzero()) > _FEW * loud_BF.numel():
-        return Dense(scores_BF * loud_BF)
-    flat_A = torch.from_numpy(np.flatnonzero(loud_BF.numpy()))
+    floor = max(least, 0.0)
+    if not gathers(x_BD):
+        return Dense(functional.threshold(scores_BF, floor, 0.0))
+    loud_BF = scores_BF.detach().numpy() > floor
+    if np.count_nonzero(loud_BF) > _FEW * loud_BF.size:
+        return Dense(functional.threshold(scores_BF, floor, 0.0))
+    flat_A = torch.from_numpy(np.flatnonzero(loud_BF))
     edges_B = torch.arange(len(x_BD) + 1) * len(W_FD)
     found = Sparse(scores_BF.detach().reshape(-1)[flat_A], flat_A % len(W_FD), torch.searchsorted(flat_A, edges_B))
     return listen(x_BD, W_FD, b_F, found)

@@ -68,30 +68,43 @@ class Hears:
     """What features hear of a batch, x W^T + b: worked out whole, or only where it is loudest."""
 
     x_BD: Tensor
-    """Rows as the encoder sees them."""
+    """Rows as the encoder sees them, without gradients."""
     W_FD: Tensor
     b_F: Tensor
+    moved_D: Tensor | None = None
+    """All zero, with the gradients of what is taken off every row alike: the sum over the rows is worked out once for
+    each feature, which saves a product as large as the encoder's own."""
+
+    @property
+    def rows_BD(self) -> Tensor:
+        """`x_BD`, with gradients."""
+        return self.x_BD if self.moved_D is None else self.x_BD + self.moved_D
+
+    @cached_property
+    def bias_F(self) -> Tensor:
+        """`b_F`, with the gradients of the rows."""
+        return self.b_F if self.moved_D is None else self.b_F + self.W_FD.detach() @ self.moved_D
 
     @cached_property
     def all_BF(self) -> Tensor:
         """Every pre-activation."""
-        return functional.linear(self.x_BD, self.W_FD, self.b_F)
+        return functional.linear(self.x_BD, self.W_FD, self.bias_F)
 
     def loudest(self, k: int) -> Sparse:
         """The k largest of each row; gradients reach only these."""
-        return pick(self.x_BD, self.W_FD, self.b_F, k)
+        return pick(self.x_BD, self.W_FD, self.bias_F, k)
 
     def loudest_of_batch(self, k: int) -> Sparse:
         """The B k largest of the batch where positive; gradients reach only these."""
-        return pick_of_batch(self.x_BD, self.W_FD, self.b_F, k)
+        return pick_of_batch(self.x_BD, self.W_FD, self.bias_F, k)
 
     def above(self, least: float = 0.0) -> Codes:
         """Every pre-activation above `least` and zero; gradients reach only these."""
-        return pick_above(self.x_BD, self.W_FD, self.b_F, least)
+        return pick_above(self.x_BD, self.W_FD, self.bias_F, least)
 
     def of(self, features_M: Tensor) -> "Hears":
         """What some of the features hear."""
-        return Hears(self.x_BD.detach(), self.W_FD[features_M], self.b_F[features_M])
+        return Hears(self.x_BD, self.W_FD[features_M], self.b_F[features_M])
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class MatchingPursuit(Value, tag_field="kind", tag="matching_pursuit"):
 
     def encode(self, hears: Hears, own: State, training: bool) -> Codes:
         """Greedy codes of the rows, with gradients through every step."""
-        left_BD, atoms_FD = hears.x_BD, unit_rows(hears.W_FD)
+        left_BD, atoms_FD = hears.rows_BD, unit_rows(hears.W_FD)
         chosen: list[Tensor] = []
         values: list[Tensor] = []
         for _ in range(min(self.k, len(atoms_FD))):
@@ -66,7 +66,7 @@ class OrthogonalPursuit(Value, tag_field="kind", tag="orthogonal_pursuit"):
         atoms_FD = unit_rows(hears.W_FD)
         with torch.no_grad():
             chosen_BK, kept_BK = _support(hears.x_BD, atoms_FD, min(self.k, len(atoms_FD)))
-        values_BK = _fit(hears.x_BD, atoms_FD[chosen_BK], kept_BK)
+        values_BK = _fit(hears.rows_BD, atoms_FD[chosen_BK], kept_BK)
         return _codes(values_BK.relu(), chosen_BK, hears.W_FD)
 
     def penalty(self, forward: Forward, own: State) -> Tensor | None:

@@ -82,7 +82,7 @@ class Training:
             self.require_finite()
         self._silent_F = (self._silent_F + n).masked_fill(codes.fired(config.width), 0)
         if self.seen * _POINTS // self.n_rows > len(self.history):
-            l0 = len(codes.active()[0]) / n
+            l0 = codes.count() / n
             self._note(batch, float(error), l0, float(dead_F.float().mean()), lr)
 
     def require_finite(self) -> None:

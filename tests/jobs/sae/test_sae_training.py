@@ -54,6 +54,31 @@ def test_the_relu_loss_is_the_squared_error_and_the_length_weighted_l1(material)
     torch.testing.assert_close(found, error.detach())
 
 
+EVERY = [sae.TopK(k=3), sae.BatchTopK(k=3), sae.Relu(), sae.Gated(), sae.JumpRelu(threshold=0.02)]
+
+
+@pytest.mark.parametrize(
+    ("activation", "encoder"),
+    [*((one, encoder) for one in EVERY for encoder in ("linear", "tied")), (sae.MatchingPursuit(k=3), "tied")],
+    ids=lambda one: one if isinstance(one, str) else type(one).__name__,
+)
+def test_the_decoders_bias_moves_as_if_it_were_taken_off_every_row(material, activation, encoder):
+    rows, _ = material
+    coder = untrained(rows, config(width=50, activation=activation, encoder=encoder)).train()
+    hears = coder.hears(rows[:200])
+    x_BD = coder.normalise(rows[:200]) - coder.b_dec_E
+    plain = Hears(x_BD, coder.atoms() if encoder == "tied" else coder.W_enc_FD, coder.b_enc_F)
+    target_BD, moved = randn(200, 32), {name: p for name, p in coder.named_parameters() if "threshold" not in name}
+    grads = []
+    for one in (hears, plain):
+        codes = activation.encode(one, coder.own_activation, True)
+        loss = (codes.mix(coder.atoms()) - target_BD).square().mean()
+        grads.append(torch.autograd.grad(loss, moved.values(), allow_unused=True))
+    for name, one, other in zip(moved, *grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7, msg=lambda said, name=name: f"{name}: {said}")
+    assert grads[0][list(moved).index("b_dec_E")].abs().max() > 1e-5
+
+
 def test_the_auxiliary_loss_is_what_dead_features_leave_of_the_residual(material):
     rows, _ = material
     coder = untrained(rows, config(width=50))
