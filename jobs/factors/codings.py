@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jobs.core.linalg import unit_rows
 from jobs.factors.solve import Project, fitted, free, orthant, pursued, refitted, simplex
-from jobs.sae.codes import largest
+from jobs.sae.picking import largest
 
 _SWEEP = 20
 """Steps for the codes of one sweep of a fit."""

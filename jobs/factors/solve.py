@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from jobs.core.linalg import blocks
-from jobs.sae.codes import Sparse, largest
+from jobs.sae.codes import Sparse
+from jobs.sae.picking import largest
 
 Project = Callable[[Tensor], Tensor]
 """The nearest point of the set of codes, row by row."""

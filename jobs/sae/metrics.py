@@ -11,9 +11,10 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from jobs.sae.coder import Coder
-from jobs.sae.codes import Codes, pick
+from jobs.sae.codes import Codes
 from jobs.sae.dictionaries import random_atoms
 from jobs.sae.parts import Batch
+from jobs.sae.picking import pick
 
 
 class Spread:

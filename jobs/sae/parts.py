@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from jobs.sae.codes import Codes, Sparse, pick, pick_above, pick_of_batch
+from jobs.sae.codes import Codes, Sparse
+from jobs.sae.picking import pick, pick_above, pick_of_batch
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 import pytest
 import torch
 
-from jobs.sae import codes
-from jobs.sae.codes import Dense, Sparse, largest, pick, pick_above, pick_of_batch
+from jobs.sae import codes, picking
+from jobs.sae.codes import Dense, Sparse
+from jobs.sae.picking import largest, pick, pick_above, pick_of_batch
 from tests.jobs.sae.planting import randn
 
 
 @pytest.mark.parametrize("gathers", [True, False])
 def test_sparse_codes_give_the_values_and_gradients_of_the_dense_formula(gathers, monkeypatch):
-    monkeypatch.setattr(codes, "gathers", lambda like: gathers)  # False is the way of a GPU
+    for module in (codes, picking):
+        monkeypatch.setattr(module, "gathers", lambda like: gathers)  # False is the way of a GPU
     leaves = [randn(*shape, seed=n).double() for n, shape in enumerate([(50, 12), (30, 12), (30,), (30, 12)])]
     target = randn(50, 12, seed=4).double()
 
@@ -54,7 +56,8 @@ def test_active_entries_and_fired_features_are_the_non_zero_ones():
 
 @pytest.mark.parametrize("gathers", [True, False])
 def test_the_strongest_of_a_batch_are_those_of_a_full_sort_with_their_gradients(gathers, monkeypatch):
-    monkeypatch.setattr(codes, "gathers", lambda like: gathers)
+    for module in (codes, picking):
+        monkeypatch.setattr(module, "gathers", lambda like: gathers)
     x, W, b, V = (
         randn(*shape, seed=n).double().requires_grad_() for n, shape in enumerate([(40, 6), (25, 6), (25,), (25, 6)])
     )
@@ -82,7 +85,7 @@ def test_codes_within_a_range_are_the_others_set_to_zero():
 
 @pytest.mark.parametrize("share", [0, 1])
 def test_what_is_above_a_threshold_has_the_values_and_gradients_of_the_dense_formula(share, monkeypatch):
-    monkeypatch.setattr(codes, "_FEW", share)
+    monkeypatch.setattr(picking, "_FEW", share)
     leaves = [randn(*shape, seed=n).double() for n, shape in enumerate([(40, 6), (25, 6), (25,), (25, 6)])]
     x, W, b, V = (leaf.requires_grad_() for leaf in leaves)
     scores = x @ W.T + b

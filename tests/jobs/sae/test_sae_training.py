@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jobs import sae
-from jobs.sae import codes
+from jobs.sae import codes, picking
 from jobs.sae.candidates import KMeans
 from jobs.sae.dictionaries import random_atoms
 from jobs.sae.losses import auxiliary, total
@@ -130,7 +130,8 @@ def test_in_bfloat16_on_the_way_of_a_gpu_training_ends_about_where_float32_does(
     material, monkeypatch, activation, dictionary
 ):
     rows = material[0][:6000]
-    monkeypatch.setattr(codes, "gathers", lambda like: False)
+    for module in (codes, picking):
+        monkeypatch.setattr(module, "gathers", lambda like: False)
     chosen = config(
         activation=activation, dictionary=dictionary, batch=512, epochs=3, normalise="centre", prefixes=(16,)
     )
