@@ -28,7 +28,7 @@ class KMeans(Value, tag_field="kind", tag="kmeans"):
     rows: Count = 1 << 20
     """Training rows that are streamed, at most."""
     seed: int | None = None
-    """Of the rows and the start, in place of the run's own, so that runs share their candidates."""
+    """Of the rows and the start, in place of the run's own, so that a run and its twins share them."""
 
     def draw(self, batches_BD: Iterable[Tensor], seed: int) -> Tensor:
         """The centres [N, D], float32, in the order in which k-means has them."""
@@ -51,7 +51,7 @@ class Sampled(Value, tag_field="kind", tag="rows"):
     n: Count = 4096
     """How many."""
     seed: int | None = None
-    """Of the draw, in place of the run's own, so that runs share their candidates."""
+    """Of the draw, in place of the run's own, so that a run and its twins share them."""
 
     def draw(self, batches_BD: Iterable[Tensor], seed: int) -> Tensor:
         """The rows [N, D], float32."""

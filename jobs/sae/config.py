@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from jobs.sae.activations import Activation, TopK
 from jobs.sae.dictionaries import Archetypal, Dictionary, Free, UnitNorm
+from jobs.sae.jump import JumpRelu, L0Target
 from jobs.sae.losses import AuxK
 from jobs.sae.pursuit import MatchingPursuit, OrthogonalPursuit
 from storage.site import Site
@@ -94,6 +95,9 @@ def _check_codes(config: Config) -> None:
     activation, k = config.activation, getattr(config.activation, "k", 0)
     if k > config.width:
         raise ValueError(f"activation.k is {k} but width is {config.width}: a row's k features are among width")
+    wanted = activation.sparsity if isinstance(activation, JumpRelu) else None
+    if isinstance(wanted, L0Target) and wanted.l0 > config.width:
+        raise ValueError(f"activation.sparsity.l0 is {wanted.l0} but width is {config.width}: lower it")
     if isinstance(activation, MatchingPursuit | OrthogonalPursuit) and config.encoder != "tied":
         raise ValueError('a pursuit hears through the atoms themselves: set encoder = "tied"')
     if list(config.prefixes) != sorted({*config.prefixes}) or max(config.prefixes, default=0) >= config.width:
@@ -128,6 +132,8 @@ def _check_sides(config: Config) -> None:
         raise ValueError(
             'foreign is a coder of one site, measured as it is: set dictionary = { kind = "free" }, no twins'
         )
+    if config.unembed and config.beside:
+        raise ValueError("unembed turns rows of one site into logits, beside joins several: drop one of them")
     if config.loss == "cache" and not config.unembed:
         raise ValueError('loss = "cache" wants unembed, a vocabulary cache of the model')
     if config.loss != "none" and (config.target is not None or config.beside):

@@ -71,7 +71,10 @@ class JumpRelu(Value, tag_field="kind", tag="jump_relu"):
         return Own(trained={"threshold": torch.full((width,), self.threshold)})
 
     def encode(self, hears: Hears, own: State, training: bool) -> Codes:
-        """z = x [x > threshold]."""
+        """z = x [x > threshold]; a threshold that a step took below 0 is 0 again, for below nothing moves it."""
+        if training:
+            with torch.no_grad():
+                own["threshold"].clamp_(min=0)
         return Dense(jump(hears.all_BF, own["threshold"].clamp_min(0), self.bandwidth, self.kernel))
 
     def penalty(self, forward: Forward, own: State) -> Tensor:

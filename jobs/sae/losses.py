@@ -64,9 +64,13 @@ def rebuilds(codes: Codes, atoms_FE: Tensor, prefixes: Sequence[int] = ()) -> li
 
 
 def auxiliary(hears: Hears, atoms_FE: Tensor, residual_BE: Tensor, dead_F: Tensor) -> Tensor:
-    """|e - e_hat|^2 / |e - mean e|^2: the residual e, and what the E/2 strongest dead features of a row make of it."""
+    """|e - e_hat|^2 / |e - mean e|^2: the residual e, and what the E/2 strongest dead features of a row make of it.
+
+    0 where all residuals are the same, as those of a single row are: there is no spread to measure by.
+    """
     dead_M = dead_F.nonzero().squeeze(1)
     k = min(len(dead_M), max(1, residual_BE.shape[1] // 2))
     rebuilt_BE = hears.of(dead_M).loudest(k).positive().mix(atoms_FE[dead_M])
     spread = (residual_BE - residual_BE.mean(0)).square().mean()
-    return functional.mse_loss(rebuilt_BE, residual_BE) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+    rounding = torch.finfo(spread.dtype).eps * residual_BE.square().mean()
+    return functional.mse_loss(rebuilt_BE, residual_BE) / spread.where(spread > rounding, torch.inf)

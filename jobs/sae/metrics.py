@@ -3,6 +3,7 @@
 B rows of a batch, F features, D dimensions of a hidden state, R directions, N documents, V values of a label.
 """
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -51,10 +52,13 @@ def squared_error(x_BD: Tensor, x_hat_BD: Tensor) -> float:
 
 
 def fvu(x_BD: Tensor, x_hat_BD: Tensor) -> float:
-    """Fraction of variance unexplained, |X - X_hat|^2 / |X - mean|^2 with a mean per dimension: 1 - R^2."""
+    """Fraction of variance unexplained, |X - X_hat|^2 / |X - mean|^2 with a mean per dimension: 1 - R^2.
+
+    NaN where all rows are the same.
+    """
     spread = Spread(x_BD[0])
     spread.add(x_BD)
-    return squared_error(x_BD, x_hat_BD) / spread.total
+    return squared_error(x_BD, x_hat_BD) / spread.total if spread.total else math.nan
 
 
 class Tally:

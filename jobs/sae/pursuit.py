@@ -64,9 +64,10 @@ class OrthogonalPursuit(Value, tag_field="kind", tag="orthogonal_pursuit"):
     def encode(self, hears: Hears, own: State, training: bool) -> Codes:
         """The choice without gradients, the fit on it with them."""
         atoms_FD = unit_rows(hears.W_FD)
-        with torch.no_grad():
-            chosen_BK, kept_BK = _support(hears.x_BD, atoms_FD, min(self.k, len(atoms_FD)))
-        values_BK = _fit(hears.rows_BD, atoms_FD[chosen_BK], kept_BK)
+        with torch.autocast(atoms_FD.device.type, enabled=False):  # the equations want full precision
+            with torch.no_grad():
+                chosen_BK, kept_BK = _support(hears.x_BD, atoms_FD, min(self.k, len(atoms_FD)))
+            values_BK = _fit(hears.rows_BD, atoms_FD[chosen_BK], kept_BK)
         return _codes(values_BK.relu(), chosen_BK, hears.W_FD)
 
     def penalty(self, forward: Forward, own: State) -> Tensor | None:

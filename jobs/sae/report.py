@@ -74,13 +74,18 @@ def report(
     metrics += [*(effect_metrics(lost) if lost else ()), *readable(portraits), *found.knowledge.telling, *found.shape]
     if twins:
         metrics += stability_metrics(*twins)
-        notes += (*_of_twins(config), *twins[0].remarks)
+        notes += (*_of_twins(config, previous), *twins[0].remarks)
     return Report(headline=_headline(config, found, dead), metrics=tuple(metrics), notes=notes)
 
 
-def _of_twins(config: Config) -> tuple[str, ...]:
+def _of_twins(config: Config, previous: str) -> tuple[str, ...]:
     """What stability is of."""
     seeds = f"{config.seed} to {config.seed + config.twins}"
+    if previous:
+        return (
+            f"Stability is over a coder that went on from {previous} and new ones of seeds {seeds.partition(' ')[2]} "
+            "that saw the new rows alone: it says less than that of runs that are alike.",
+        )
     return (
         f"Stability is over the coders of seeds {seeds}, which saw the same rows, each in an order of its own. A coder "
         "that starts from K-means is the control that an archetypal one wants beside it.",

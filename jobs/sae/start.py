@@ -57,6 +57,12 @@ def start(
     return Coder(arrays, config.activation, config.dictionary)
 
 
+def rebuilt_space(config: Config, sources: Sequence[Moments]) -> tuple[np.ndarray, np.ndarray]:
+    """Shift and scale of rows as atoms are to rebuild them at the start: less the decoder's bias, if it has one."""
+    shift_E, scale_E = normalisation(config.normalise, sources)
+    return np.concatenate([one.mean for one in sources]) if config.dictionary.biased else shift_E, scale_E
+
+
 def normalisation(kind: str, sources: Sequence[Moments]) -> tuple[np.ndarray, np.ndarray]:
     """Shift and scale of each dimension, source by source, so that a learning rate means the same at every site."""
     means = [one.mean for one in sources]

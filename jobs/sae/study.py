@@ -25,7 +25,7 @@ from jobs.sae.report import leave, report
 from jobs.sae.resume import Resume
 from jobs.sae.rows import Rows, split_rows
 from jobs.sae.stability import Stability
-from jobs.sae.start import normalisation, start
+from jobs.sae.start import rebuilt_space, start
 from jobs.sae.train import Training, train
 from storage.artifact import Artifact
 from storage.runs import Progress
@@ -66,13 +66,13 @@ def _train(studies: Sequence[Study], rows: Rows) -> None:
     """The studies' own coders by one read; then their first twins, which see the rows in another order; and so on."""
     config = studies[0].config
     resume = Resume([one.trainings for one in studies], [one.ctx.checkpoints for one in studies])
+    first, position = resume.position()
     telling = Telling(studies)
 
     def after(trainings: Sequence[Training]) -> None:
         resume.after(trainings)
         telling.after()
 
-    first, position = resume.position()
     for lap in range(first, max(len(one.trainings) for one in studies)):
         order = rows.order(config.seed + lap, config.epochs, position if lap == first else Position())
         resume.follow(lap, order)
@@ -130,14 +130,12 @@ def _first(config: Config, ctx: Context, rows: Rows, seed: int) -> Coder:
 
 
 def _candidates(config: Config, rows: Rows, seed: int) -> Tensor | None:
-    """What atoms start from or are made of, of the training rows as training sees them."""
+    """What atoms start from or are made of, of the training rows as atoms are to rebuild them."""
     candidates = config.dictionary.candidates
     if candidates is None:
         return None
     seed = seed if candidates.seed is None else candidates.seed  # runs that share it see the same rows, too
-    shift_E, scale_E = (
-        as_tensor(one, rows.device) for one in normalisation(config.normalise, rows.targets or rows.inputs)
-    )
+    shift_E, scale_E = (as_tensor(one, rows.device) for one in rebuilt_space(config, rows.targets or rows.inputs))
     targets = ((batch.y_BE - shift_E) * scale_E for batch in rows.shuffled(seed, 1))
     return candidates.draw(targets, seed)
 

@@ -105,8 +105,9 @@ class Training:
         coder, probe = self.coder.eval(), self._probe
         held_out = fvu(probe.y_BE, coder.decode(coder.encode(probe.x_BD), probe.x_BD))
         coder.train()
-        spread = ((batch.y_BE - batch.y_BE.mean(0)) * coder.scale_E).square().mean()
-        self.history.append(Point(self.seen, float(self._loss), error / float(spread), held_out, l0, dead, lr))
+        spread = float(((batch.y_BE - batch.y_BE.mean(0)) * coder.scale_E).square().mean())
+        share = error / spread if spread else math.nan  # the last batch may be a single row
+        self.history.append(Point(self.seen, float(self._loss), share, held_out, l0, dead, lr))
 
     def state(self) -> dict[str, np.ndarray]:
         """All that the next step depends on."""

@@ -5,7 +5,7 @@ import torch
 
 from jobs import sae
 from jobs.sae.parts import Batch
-from jobs.sae.start import normalisation, start
+from jobs.sae.start import rebuilt_space, start
 from jobs.sae.train import Training, train
 from storage import Site
 from storage.moments import measure
@@ -40,7 +40,7 @@ def untrained(rows, chosen, seed=None):
     moments, points = measure(rows.numpy()), None
     seed = chosen.seed if seed is None else seed
     if chosen.dictionary.candidates is not None:
-        shift, scale = (torch.from_numpy(one).float() for one in normalisation(chosen.normalise, [moments]))
+        shift, scale = (torch.from_numpy(one).float() for one in rebuilt_space(chosen, [moments]))
         shared = chosen.dictionary.candidates.seed
         points = chosen.dictionary.candidates.draw(
             ((rows - shift) * scale).split(512), seed if shared is None else shared

@@ -9,7 +9,8 @@ from jobs import sae
 from jobs.sae.codes import Dense
 from jobs.sae.jump import KERNELS, L0Target, L0Weight, jump, step
 from jobs.sae.parts import Hears, State
-from tests.jobs.sae.planting import randn
+from jobs.sae.train import Training, train
+from tests.jobs.sae.planting import both, config, planted, randn, untrained
 
 THRESHOLD = 0.5
 
@@ -75,3 +76,12 @@ def test_a_gated_coder_is_a_jump_relu_with_other_names():
     as_jump = jump(x @ (louder[:, None] * W).T + gated["b_mag"], threshold, 0.1, "rectangle").relu()
     assert 0.1 < float((codes.z_BF > 0).float().mean()) < 0.9
     torch.testing.assert_close(codes.z_BF, as_jump, atol=1e-5, rtol=1e-6)
+
+
+def test_a_threshold_that_a_step_took_below_zero_comes_back():
+    rows, chosen = planted()[0], config(width=64, activation=sae.JumpRelu(sparsity=L0Target(l0=3)))
+    training = Training(untrained(rows, chosen), chosen, 400 * 256, both(rows[:100]))
+    training.coder.own_activation["threshold"].data.fill_(-1e-4)
+    train([training], (both(rows[n * 7 : n * 7 + 256]) for n in range(400)))
+    assert float((training.coder.own_activation["threshold"] > 0).float().mean()) > 0.9
+    assert training.history[-1].l0 < 20

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Doc, build_cache
+from safetensors.numpy import load, save
 
 from jobs import sae
 from jobs.core.context import Context
 from jobs.sae import resume
 from jobs.sae.candidates import KMeans
-from storage import Lake
+from storage import Lake, checkpoint
 from storage.artifact import ArtifactWriter
 from storage.checkpoint import Checkpoints
 from tests.jobs.sae.planting import config, planted
@@ -118,6 +119,36 @@ def test_only_the_latest_checkpoint_stays(lake):
     assert store.read(4) is None
     store.keep_only([100])
     assert store.numbers() == (100,)
+
+
+def test_a_checkpoint_larger_than_an_object_is_kept_in_parts_and_wants_all_of_them(lake, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PART", 4)
+    folder = lake.artifact_folder("sae-x")
+    store = Checkpoints(folder)
+    store.write(5, b"0123456789")
+    names = folder.names("attempt-checkpoint")
+    assert len(names) == 3
+    assert store.read(5) == b"0123456789"
+    folder.remove(f"attempt-checkpoint/{sorted(names)[1]}")
+    assert store.numbers() == (5,)
+    assert store.read(5) is None
+    store.write(5, b"another one")
+    assert store.read(5) == b"another one"
+
+
+@pytest.mark.parametrize("name", ["version", "position"])
+def test_a_checkpoint_of_another_version_or_of_another_group_is_passed_over(lake, cache, monkeypatch, name):
+    wanted = crcs(run(lake, cache, "whole"))
+    monkeypatch.setattr(resume, "EVERY", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "keep_only", lambda self, numbers: None)
+        run(lake, cache, "again")
+    store = Checkpoints(lake.artifact_folder("again-1"))
+    latest = store.numbers()[0]
+    arrays = load(store.read(latest))
+    store.keep_only([])
+    store.write(latest, save({**arrays, name: arrays[name] + 1}))
+    assert crcs(run(lake, cache, "again")) == wanted
 
 
 SCRIPT = """

@@ -12,7 +12,7 @@ from jobs.sae.losses import auxiliary, total
 from jobs.sae.parts import Hears, Own, State
 from jobs.sae.train import Training, pace, train
 from storage import RunError
-from tests.jobs.sae.planting import TOPK, both, config, fit, planted, randn, untrained
+from tests.jobs.sae.planting import TOPK, both, config, fit, order, planted, randn, recovery, unit, untrained
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,28 @@ def test_the_relu_loss_is_the_squared_error_and_the_length_weighted_l1(material)
     loss, _, found = total(coder, rows[:100], rows[:100], torch.zeros(50, dtype=torch.bool), sae.AuxK())
     torch.testing.assert_close(loss, wanted)
     torch.testing.assert_close(found, error.detach())
+
+
+@pytest.mark.parametrize("normalise", ["isotropic", "standardise"])
+def test_a_last_batch_of_one_row_harms_nothing(material, normalise):
+    rows, _ = material
+    chosen = config(
+        width=64, batch=100, epochs=4, normalise=normalise, aux=sae.AuxK(dead_after=50), activation=sae.TopK(k=1)
+    )
+    training = Training(untrained(rows, chosen), chosen, 4 * 1001, both(rows[-500:]))
+    train([training], order(rows[:1001], chosen))
+    assert training.history[-1].rows == 4 * 1001
+    assert np.isnan(training.history[-1].fvu)
+    assert np.isfinite(training.history[-1].held_out_fvu)
+    assert max(float(state["exp_avg_sq"].max()) for state in training._optimiser.state.values()) < 1
+
+
+def test_k_means_starts_point_where_rows_differ_and_not_along_their_mean(material):
+    rows, atoms = material
+    chosen = config(width=60, dictionary=sae.Free(candidates=KMeans(n=80)), epochs=12)
+    first = unit(untrained(rows, chosen).atoms_FD)
+    assert float((first @ first.T).mean()) < 0.2
+    assert recovery(fit(rows, chosen)[0], atoms) > 0.9
 
 
 EVERY = [sae.TopK(k=3), sae.BatchTopK(k=3), sae.Relu(), sae.Gated(), sae.JumpRelu(threshold=0.02)]
