@@ -18,9 +18,10 @@ install: .venv/installed
 demo: install
 	$(BIN)/garner demo
 
-# one thread per process: with more, tiny tensors on few cores are many times slower
+# one thread per process: with more, tiny tensors on few cores are many times slower; two processes, of which one
+# takes what starts others, so that never two tests with a Ray or a server of their own meet
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff format --check .
@@ -36,7 +37,7 @@ bench: install
 bench-peers: install
 	$(BIN)/python -m benchmarks.peers
 
-# environments as above; some ten minutes
+# environments as above; some twenty minutes
 bench-sae: install
 	$(BIN)/python -m benchmarks.sae
 
