@@ -18,10 +18,12 @@ install: .venv/installed
 demo: install
 	$(BIN)/garner demo
 
-# one thread per process: with more, tiny tensors on few cores are many times slower; two processes, of which one
-# takes what starts others, so that never two tests with a Ray or a server of their own meet
+# one thread per process: with more, tiny tensors on few cores are many times slower; what starts Rays, servers and
+# crowds of processes has the machine to itself, the rest is shared out by file
+ALONE := ray or s3 or slow
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "$(ALONE)"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ($(ALONE))" --numprocesses 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .

@@ -97,14 +97,6 @@ def write_site(segment, site, x_ND, dtype):
     segment.seal(site, shape)
 
 
-def pytest_collection_modifyitems(items):
-    """What two processes share out: first all that starts Rays, servers or crowds of processes, in one; then files."""
-    for item in items:
-        alone = any(item.get_closest_marker(name) for name in ("ray", "s3", "slow"))
-        item.add_marker(pytest.mark.xdist_group("host" if alone else item.path.stem))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] != "host")
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _forget_memory():
     """What a module left in memory goes with it: fsspec looks through all that is there to list any of it."""
