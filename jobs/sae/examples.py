@@ -152,7 +152,7 @@ class _Silent:
     def of(cls, observed: Observed, rows_RW: np.ndarray, sounding: Sounding) -> "_Silent":
         excerpts = tuple(tuple(pieces(observed.tokens, rows_W[rows_W >= 0])) for rows_W in rows_RW)
         fires_MR = [(sounding.at(rows_RW, np.array(feature)) > 0).any(axis=1) for feature in sounding.features_M]
-        return cls(excerpts, np.array(fires_MR).reshape(len(sounding.features_M), -1).T, sounding.features_M)
+        return cls(excerpts, np.array(fires_MR).reshape(len(sounding.features_M), len(rows_RW)).T, sounding.features_M)
 
     def of_feature(self, feature: int) -> tuple[tuple[str, ...], ...]:
         """Excerpts in which the feature is silent."""

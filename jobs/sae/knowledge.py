@@ -67,7 +67,7 @@ def knowledge(coder: Coder, rows: Rows, tally: Tally, states: StateMeans, codes:
     if rows.tokens.has_text and coder.W_skip_DE is None:
         letters = _letters(coder, rows, atoms_FE, seed)
         numbers += absorption.metrics(letters, "first_letter")
-        notes += absorption.notes(letters, LETTERS) if letters else ()
+        notes += absorption.notes(letters, LETTERS)
     return Knowledge(tuple(numbers), tuple(notes))
 
 

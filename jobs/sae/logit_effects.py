@@ -69,7 +69,7 @@ def logit_effects(atoms_MD: Tensor, unembedding_VD: Tensor, n: int, seed: int) -
     table_VD = centred(unembedding_VD.to(atoms_MD.device).float())
     drawn = torch.randn(_RANDOM, table_VD.shape[1], generator=torch.Generator().manual_seed(seed)).to(table_VD)
     promoted, suppressed, peaks = [], [], []
-    for part in blocks(len(atoms_MD), 4 * len(table_VD)):
+    for part in [*blocks(len(atoms_MD), 4 * len(table_VD))] or [slice(0, 0)]:  # all features may be dead
         effects_BV = atoms_MD[part].float() @ table_VD.T
         promoted.append(greatest(effects_BV, n))
         suppressed.append(greatest(-effects_BV, n))

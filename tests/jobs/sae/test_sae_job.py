@@ -253,3 +253,13 @@ def test_an_artifact_of_a_job_comes_back_as_the_coder_that_was_measured(cache, r
     assert {name: array.shape for name, array in again.arrays().items()} == {
         name: array.shape for name, array in measured[0].arrays().items()
     }
+
+
+def test_a_coder_whose_features_have_all_died_is_reported_as_such(make_cache, world, run_job):
+    documents, rows = world
+    cache = make_cache(sites={"resid.0": rows}, documents=documents)
+    chosen = config(**{**SMALL, "activation": sae.Relu(l1=1e4), "lr": 0.05})
+    report, artifact = run_job(sae, chosen, {"c": cache})
+    assert next(metric.value for metric in report.metrics if metric.name == "dead") == 1
+    assert "features.html" in artifact.files
+    assert any(note.startswith("No absorption") for note in report.notes)
