@@ -2,7 +2,8 @@
 
 A job module has `Config(Value)`, `reads(config)` (which caches and sites it needs, so that planning can refuse what is
 not there), and `run(config, ctx) -> Report`. One that runs live models names, in `models(config)`, the caches that they
-made. One that reads files of others names them in `files(config)`: what is in them is part of its artifact's address.
+made. One that stands on what other jobs of the recipe leave names those in `artifacts(config)`; it runs behind them.
+One that reads files of others names them in `files(config)`: what is in them is part of its artifact's address.
 One that can do something else with new segments than to see all, or the newest alone, says so in `REFITS`. What jobs
 share lives in `jobs.core`.
 """

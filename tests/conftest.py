@@ -122,15 +122,25 @@ def make_cache(lake):
 
 @pytest.fixture
 def run_job(lake):
-    """`run_job(module, config, caches={"name": cache})`: the job's report and the artifact it left."""
+    """`run_job(module, config, caches={"name": cache})`: the job's report and the artifact it left.
+
+    `artifacts` are those of other jobs, by their names in the recipe; `models` live ones, by the names of caches.
+    """
     import msgspec
 
     from jobs.core.context import Context
 
-    def run(module, config, caches: Mapping[str, Cache]):
+    def run(module, config, caches: Mapping[str, Cache], artifacts=None, models=None):
         folder = lake.artifact_folder(f"job-{next(_numbers)}")
         writer = ArtifactWriter(folder)
-        report = module.run(config, Context(caches, writer, "cpu"))
+        ctx = Context(
+            caches,
+            writer,
+            "cpu",
+            open_model=(models or {}).__getitem__,
+            open_artifact=(artifacts or {}).__getitem__,
+        )
+        report = module.run(config, ctx)
         record = Record(
             kind=module.__name__.rpartition(".")[2],
             id=folder.name,

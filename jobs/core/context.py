@@ -60,6 +60,11 @@ def no_model(cache: str) -> "Model":
     raise RunError(f"the job asks for the model of cache {cache!r}: name the cache in the job's `models(config)`")
 
 
+def no_artifact(job: str) -> Artifact:
+    """Refuses an artifact that the job did not say it would read."""
+    raise RunError(f"the job asks for what job {job!r} left: name it in the job's `artifacts(config)`")
+
+
 class Context:
     """The caches a job named, the device it may use, the artifact it fills, and the one it goes on from."""
 
@@ -70,6 +75,7 @@ class Context:
         device: str,
         previous: Artifact | None = None,
         open_model: "Callable[[str], Model]" = no_model,
+        open_artifact: Callable[[str], Artifact] = no_artifact,
     ) -> None:
         """With `previous`, which is the last of its series, the caches show only the segments that one did not see."""
         self.device = device
@@ -77,6 +83,7 @@ class Context:
         self._caches = caches
         self._artifact = artifact
         self._open_model = open_model
+        self._open_artifact = open_artifact
 
     def cache(self, name: str) -> Cache:
         """An open cache by its name in the recipe."""
@@ -85,6 +92,10 @@ class Context:
     def model(self, cache: str) -> "Model":
         """The live model that made a cache, which the job's `models(config)` names; loaded when first asked for."""
         return self._open_model(cache)
+
+    def artifact(self, job: str) -> Artifact:
+        """What another job of the recipe left, which the job's `artifacts(config)` names."""
+        return self._open_artifact(job)
 
     @property
     def checkpoints(self) -> Checkpoints:

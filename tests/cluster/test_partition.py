@@ -35,9 +35,11 @@ def test_a_run_ends_by_itself_though_hosts_die_come_and_are_cut_off(disturbed_wo
         a, b, c = cluster.head("a"), cluster.join("b"), cluster.join("c")
         command = a.command(*disturbed_world.run(lake, cluster.address))
         with running(command, cluster.environment, tmp_path / "garner.log") as run:
-            run.until(lambda: hosts_of(lake) == {"a", "b", "c"}, "every host had marked a unit")
-            (zombie,), done = workers(c, lake), marked_by(lake, "c")
-            run.until(lambda: marked_by(lake, "c") > done, "the host to be cut off had begun another unit")
+            run.until(lambda: workers(a, lake), "the first host had marked a unit")
+            with frozen(workers(a, lake)):  # or it might do nearly everything before the others have begun
+                run.until(lambda: hosts_of(lake) == {"a", "b", "c"}, "every host had marked a unit")
+                (zombie,), done = workers(c, lake), marked_by(lake, "c")
+                run.until(lambda: marked_by(lake, "c") > done, "the host to be cut off had begun another unit")
             with frozen([zombie]):
                 with frozen(workers(a, lake)):  # or it might end the run meanwhile
                     c.cut()
