@@ -41,7 +41,8 @@ def copied(
 def _with_inputs(source: Lake, name: str) -> list[str]:
     """What an artifact stands on, then itself: `caches/<folder>` or an artifact's name, each once."""
     record = source.artifact(name).record
-    before = _with_inputs(source, record.previous) if record.previous else []
+    earlier = [*([record.previous] if record.previous else []), *record.artifacts.values()]
+    before = [one for name in earlier for one in _with_inputs(source, name)]
     caches = [f"caches/{one.cache}" for one in record.inputs.values()]
     return list(dict.fromkeys([*before, *caches, name]))
 

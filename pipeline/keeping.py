@@ -104,7 +104,8 @@ def _require_inputs(lake: Lake, paths: Sequence[str]) -> None:
         if name == path or name not in there:  # a cache, or what somebody marked again
             continue
         record = lake.artifact(name).record
-        wanted = {*(one.cache for one in record.inputs.values()), record.previous} - {""}
+        caches = (one.cache for one in record.inputs.values())
+        wanted = {*caches, *record.artifacts.values(), record.previous} - {""}
         if lacking := sorted(wanted - there):
             raise InputError(f"{path} was made from {', '.join(lacking)}, which is gone or marked: undo that first")
 

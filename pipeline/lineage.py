@@ -67,7 +67,7 @@ def _segment(segment: Segment) -> Node:
 
 
 def artifact_origins(lake: Lake, record: Record) -> tuple[Node, ...]:
-    """The caches an artifact was made from, and the artifact it went on from, each with its own origins."""
+    """The caches and artifacts an artifact was made from, and the one it went on from, each with its own origins."""
     caches = tuple(
         Node(
             kind="cache",
@@ -77,7 +77,9 @@ def artifact_origins(lake: Lake, record: Record) -> tuple[Node, ...]:
         )
         for one in {(one.cache, one.first, one.segments, one.sites): one for one in record.inputs.values()}.values()
     )
-    return (*caches, _previous(lake, record.previous)) if record.previous else caches
+    artifacts = (_artifact(lake, one, f"as {name}") for name, one in record.artifacts.items())
+    previous = (_artifact(lake, record.previous, "went on from"),) if record.previous else ()
+    return (*caches, *artifacts, *previous)
 
 
 def _of_cache(lake: Lake, one: Input) -> tuple[Node, ...]:
@@ -91,13 +93,13 @@ def _of_cache(lake: Lake, one: Input) -> tuple[Node, ...]:
         return (Node(kind="gone", name=one.cache, what=str(error)),)
 
 
-def _previous(lake: Lake, name: str) -> Node:
-    """An artifact's id is made from the one before it, so no chain ends in itself."""
+def _artifact(lake: Lake, name: str, what: str) -> Node:
+    """An artifact's id is made from those before it, so no chain ends in itself."""
     try:
         record = Artifact(lake.artifact_folder(name)).record
     except GarnerError as error:
         return Node(kind="gone", name=name, what=str(error))
-    return Node(kind=record.kind, name=name, what="went on from", nodes=artifact_origins(lake, record))
+    return Node(kind=record.kind, name=name, what=what, nodes=artifact_origins(lake, record))
 
 
 def on_cache(name: str, there: dict[str, Record]) -> tuple[Node, ...]:
@@ -122,12 +124,19 @@ def _read(first: int, stop: int, sites: Sequence[str]) -> str:
 
 
 def on_artifact(name: str, there: dict[str, Record]) -> tuple[Node, ...]:
-    """The artifacts that went on from an artifact, and so on."""
+    """The artifacts that were made from an artifact or went on from it, and so on."""
     return tuple(
-        Node(kind=record.kind, name=one, what="went on from it", nodes=on_artifact(one, there))
+        Node(kind=record.kind, name=one, what=what, nodes=on_artifact(one, there))
         for one, record in there.items()
-        if record.previous == name
+        for what in _standing(record, name)
     )
+
+
+def _standing(record: Record, name: str) -> Iterator[str]:
+    """In which ways it stands on that artifact."""
+    if record.previous == name:
+        yield "went on from it"
+    yield from (f"has it as {alias}" for alias, one in record.artifacts.items() if one == name)
 
 
 def tree(nodes: Sequence[Node], indent: str = "    ") -> Iterator[str]:

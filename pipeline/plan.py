@@ -9,6 +9,7 @@ import jobs
 from jobs.core.context import Read
 from pipeline import series
 from pipeline.facts import CacheFacts, Facts, SegmentState
+from pipeline.order import waves
 from pipeline.recipe import Opened, expand
 from pipeline.schedule import check_limits
 from storage.advice import suggestion
@@ -36,6 +37,8 @@ class Study(Value):
     """Caches, of those it reads, whose models it runs."""
     files: tuple[str, ...] = ()
     """What it reads beside caches, whose contents are part of its artifact's address."""
+    artifacts: tuple[str, ...] = ()
+    """What it stands on: other jobs of the recipe, or finished artifacts of the lake by their folders' names."""
 
 
 class CacheStep(Value):
@@ -73,6 +76,8 @@ class JobStep(Value):
     """The artifact that it goes on from, if any."""
     models: dict[str, str] = {}
     """Of the caches whose models it runs: where that model is read."""
+    artifacts: dict[str, str] = {}
+    """Folder names of the artifacts that it stands on, by the names that its configuration has for them."""
 
 
 Step = CacheStep | JobStep
@@ -89,7 +94,13 @@ def studies(opened: Opened) -> tuple[Study, ...]:
 def plan(opened: Opened, work: tuple[Study, ...], facts: Facts) -> tuple[Step, ...]:
     """Every step in the order in which it can run, done or not."""
     caches = tuple(_cache_step(name, one) for name, one in facts.caches.items())
-    return (*caches, *(_job_step(opened, study, facts) for study in work))
+    named = {study.name: study for study in work}
+    for study in work:
+        _check_stands(study, named, facts)
+    made: dict[str, JobStep] = {}
+    for wave in waves({study.name: study.artifacts for study in work}):
+        made |= {name: _job_step(named[name], facts, made) for name in wave}
+    return (*caches, *made.values())
 
 
 def _study(name: str, table: Mapping[str, Any]) -> Study:
@@ -111,6 +122,7 @@ def _study(name: str, table: Mapping[str, Any]) -> Study:
         refit=_refit(table, module, reads, where),
         models=_models(module, config, reads, where),
         files=tuple(map(str, module.files(config))) if hasattr(module, "files") else (),
+        artifacts=tuple(dict.fromkeys(module.artifacts(config))) if hasattr(module, "artifacts") else (),
     )
 
 
@@ -152,26 +164,38 @@ def _lacking(segment: SegmentState, site: str) -> int:
     return segment.units - segment.done.get(site, 0)
 
 
-def _job_step(opened: Opened, study: Study, facts: Facts) -> JobStep:
+def _job_step(study: Study, facts: Facts, made: Mapping[str, JobStep]) -> JobStep:
+    """`made` are the jobs that run before."""
     known = {**facts.caches, **facts.shared}
     for read in study.reads:
         _check_read(study, read, known[read.cache])
     inputs = {read.cache: _input(read, study, known[read.cache]) for read in study.reads}
+    artifacts = {name: made[name].artifact if name in made else name for name in study.artifacts}
     config = msgspec.to_builtins(study.config, enc_hook=str)
     previous = series.last(study.kind, config, inputs, facts.candidates) if study.refit == "continue" else None
     if previous is not None:
         (name,), (seen,) = inputs, previous.inputs.values()
         if seen.segments == inputs[name].segments:  # it has seen everything
-            return _made(study, {name: seen}, previous.previous, facts)
+            return _made(study, {name: seen}, previous.previous, facts, artifacts)
         first = max(seen.segments, inputs[name].first)
         inputs = {name: msgspec.structs.replace(inputs[name], first=first)}
-    return _made(study, inputs, series.folder(previous) if previous else "", facts)
+    return _made(study, inputs, series.folder(previous) if previous else "", facts, artifacts)
 
 
-def _made(study: Study, inputs: dict[str, Input], previous: str, facts: Facts) -> JobStep:
+def _check_stands(study: Study, work: Mapping[str, Study], facts: Facts) -> None:
+    for name in study.artifacts:
+        if name not in work and name not in facts.artifacts:
+            raise InputError(
+                f"jobs.{study.name} stands on {name!r}, which is no job of the recipe, nor a finished artifact of the "
+                f"lake: {suggestion(name, work)}"
+            )
+
+
+def _made(study: Study, inputs: dict[str, Input], previous: str, facts: Facts, artifacts: dict[str, str]) -> JobStep:
     config = msgspec.to_builtins(study.config, enc_hook=str)
     digests = tuple(facts.digests[path] for path in study.files)
-    artifact = f"{study.kind}-{series.artifact_id(study.kind, config, inputs, study.refit, previous, digests)}"
+    address = series.artifact_id(study.kind, config, inputs, study.refit, previous, digests, artifacts)
+    artifact = f"{study.kind}-{address}"
     return JobStep(
         name=study.name,
         kind=study.kind,
@@ -181,6 +205,7 @@ def _made(study: Study, inputs: dict[str, Input], previous: str, facts: Facts) -
         done=artifact in facts.artifacts,
         previous=previous,
         models={name: (facts.caches | facts.shared)[name].source for name in study.models},
+        artifacts=artifacts,
     )
 
 

@@ -117,22 +117,24 @@ def _holding(lake: Lake, run_id: str, steps: Sequence[Step]) -> Iterator[Lease]:
     The lease first, then the look for marks of removal; whoever removes marks first, then looks for leases. So one of
     the two sees the other.
     """
-    read = {one.cache for step in steps if isinstance(step, JobStep) for one in step.inputs.values()}
+    jobs = [step for step in steps if isinstance(step, JobStep)]
+    read = {one.cache for step in jobs for one in step.inputs.values()}
     built = {step.facts.folder for step in steps if isinstance(step, CacheStep) and not step.done}
-    artifacts = {one for step in steps if isinstance(step, JobStep) for one in (step.artifact, step.previous) if one}
+    artifacts = {one for step in jobs for one in (step.artifact, step.previous, *step.artifacts.values()) if one}
     uses = [f"caches/{name}" for name in sorted(read | built)] + [f"artifacts/{name}" for name in sorted(artifacts)]
     lease = take(lake.folder, f"run.{run_id}", uses=uses)
     assert isinstance(lease, Lease)
     with lease:
         _check_marks(lake, steps, built)
-        for step in steps:
-            if isinstance(step, JobStep) and not step.done:
+        for step in jobs:
+            if not step.done:
                 keep(lake.folder, f"artifacts/{step.artifact}")
         yield lease
 
 
 def _check_marks(lake: Lake, steps: Sequence[Step], built: Collection[str]) -> None:
     """Whether something that jobs read was marked since the run was planned; what is built is kept by building it."""
+    made = {step.artifact for step in steps if isinstance(step, JobStep) and not step.done}
     for step in steps:
         if not isinstance(step, JobStep) or step.done:
             continue
@@ -142,8 +144,8 @@ def _check_marks(lake: Lake, steps: Sequence[Step], built: Collection[str]) -> N
             if (one.cache not in built and going(lake.folder / f"caches/{one.cache}"))
             or (lake.folder / f"caches/{one.cache}/segments/{one.first:05d}").exists(EXPIRED)
         ]
-        if step.previous and going(lake.artifact_folder(step.previous)):
-            lost.append(f"artifact {step.previous}")
+        earlier = {step.previous, *step.artifacts.values()} - {"", *made}
+        lost += [f"artifact {one}" for one in sorted(earlier) if going(lake.artifact_folder(one))]
         if lost:
             raise InputError(
                 f"{lost[0]}, which job {step.name!r} reads, was marked for removal since this run was planned: "

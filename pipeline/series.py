@@ -15,19 +15,24 @@ def artifact_id(
     refit: jobs.Refit,
     previous: str,
     digests: Sequence[str] = (),
+    artifacts: Mapping[str, str] = {},
 ) -> str:
-    """Hash of the kind, the configuration, the caches, what it went on from, and the contents of files it reads; a
-    cache's name in the recipe is only an alias."""
+    """Hash of the kind, the configuration, the caches, what it went on from, the contents of files it reads, and the
+    artifacts it stands on; what a cache or an artifact is called in the recipe is only an alias."""
     seen = sorted((one.cache, one.first, one.segments, sorted(one.sites)) for one in inputs.values())
     more: dict[str, Any] = {} if refit == "all" else {"refit": refit, "previous": previous}
     more |= {"files": list(digests)} if digests else {}
-    return identity({"kind": kind, "config": _unaliased(config, inputs), "inputs": seen, **more})
+    more |= {"artifacts": sorted(artifacts.values())} if artifacts else {}
+    return identity({"kind": kind, "config": _unaliased(config, inputs, artifacts), "inputs": seen, **more})
 
 
 def series(kind: str, config: Mapping[str, Any], inputs: Mapping[str, Input]) -> str:
-    """What artifacts have in common of which one follows the other: all but the segments."""
+    """What artifacts have in common of which one follows the other: all but the segments.
+
+    Other jobs that they stand on count by their names in the recipe, for what those leave changes with the segments.
+    """
     seen = sorted((one.cache, sorted(one.sites)) for one in inputs.values())
-    return identity({"kind": kind, "config": _unaliased(config, inputs), "caches": seen})
+    return identity({"kind": kind, "config": _unaliased(config, inputs, {}), "caches": seen})
 
 
 def of(record: Record) -> str:
@@ -50,15 +55,18 @@ def last(
         (seen.segments, record.id, record)
         for record in candidates
         if of(record) == sought
-        and record.id == artifact_id(record.kind, record.config, record.inputs, "continue", record.previous)
+        and record.id
+        == artifact_id(
+            record.kind, record.config, record.inputs, "continue", record.previous, artifacts=record.artifacts
+        )
         for seen in record.inputs.values()
         if seen.segments <= wanted.segments
     ]
     return max(found, default=(0, "", None))[2]
 
 
-def _unaliased(config: Mapping[str, Any], inputs: Mapping[str, Input]) -> Any:
-    return _renamed(config, {name: one.cache for name, one in inputs.items()})
+def _unaliased(config: Mapping[str, Any], inputs: Mapping[str, Input], artifacts: Mapping[str, str]) -> Any:
+    return _renamed(config, {name: one.cache for name, one in inputs.items()} | dict(artifacts))
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -87,6 +87,8 @@ def _artifact_lines(artifact: Artifact) -> Iterator[str]:
     yield f"  says     {record.report['headline']}"
     for name, one in record.inputs.items():
         yield f"  from     {one.cache}, segments {one.first} to {one.segments - 1}, called {name}"
+    for name, other in record.artifacts.items():
+        yield f"  from     {other}, called {name}"
     for metric in record.report["metrics"]:
         null = "" if metric.get("null") is None else f"   null {metric['null']:.4g}"
         yield f"  {metric['name']:<40} {metric['value']:.4g}{null}"

@@ -9,6 +9,7 @@ import msgspec
 
 import jobs
 from pipeline.journal import Journal
+from pipeline.order import waves
 from pipeline.plan import JobStep
 from pipeline.progress import Progress, eta
 from pipeline.recipe import Opened
@@ -30,15 +31,18 @@ _EVERY = 10.0
 def run_jobs(
     opened: Opened, steps: list[JobStep], pool: Pool, progress: Progress, journal: Journal
 ) -> tuple[JobReceipt, ...]:
-    """Jobs side by side; one that fails does not keep the others from finishing, and then fails the run."""
+    """Jobs side by side, behind those that they stand on.
+
+    One that fails keeps none from finishing but those that stand on it, and then fails the run.
+    """
     if not steps:
         return ()
     meter = progress.meter("jobs", len(steps), "jobs")
-    tasks = [_task(opened, step, journal.start.id) for step in steps]
+    tasks = {step.artifact: _task(opened, step, journal.start.id) for step in steps}
     receipts: list[JobReceipt] = []
-    with _followed(opened, tasks, progress):
-        for some in pool.map(JobWorker, grouped(tasks, opened.recipe.pool.together), _JOBS):
-            for receipt in some:
+    with _followed(opened, list(tasks.values()), progress):
+        for wave in waves({name: task.artifacts.values() for name, task in tasks.items()}):
+            for receipt in _wave([tasks[name] for name in wave], receipts, pool, opened.recipe.pool.together):
                 meter.advance(1)
                 log.info("%s: %s", receipt.name, receipt.error or f"done in {receipt.seconds:.1f} s")
                 receipts.append(receipt)
@@ -50,12 +54,27 @@ def run_jobs(
     return tuple(receipts)
 
 
+def _wave(tasks: Sequence[JobTask], before: Sequence[JobReceipt], pool: Pool, together: int) -> Iterator[JobReceipt]:
+    """The receipts of jobs that wait for none but those `before`."""
+    lost = {receipt.artifact: receipt for receipt in before if receipt.error}
+    able = []
+    for task in tasks:
+        if (cause := next((lost[one] for one in task.artifacts.values() if one in lost), None)) is None:
+            able.append(task)
+        else:
+            error = f"it stands on job {cause.name!r}, which failed"
+            yield JobReceipt(name=task.name, artifact=task.artifact, error=error, wrong_input=cause.wrong_input)
+    for some in pool.map(JobWorker, grouped(able, together), _JOBS) if able else ():
+        yield from some
+
+
 def grouped(tasks: Sequence[JobTask], most: int) -> list[JobGroup]:
     """The tasks, up to `most` together where their job says that they read the same batches of the same inputs."""
     groups: dict[object, list[JobTask]] = {}
     for number, task in enumerate(tasks):
         key = jobs.together(task.kind, task.config)
-        shared = number if key is None else (task.kind, key, msgspec.json.encode([task.inputs, task.previous]))
+        read = [task.inputs, task.previous, task.artifacts]
+        shared = number if key is None else (task.kind, key, msgspec.json.encode(read))
         groups.setdefault(shared, []).append(task)
     return [
         JobGroup(tasks=tuple(some[at : at + size]))
@@ -123,4 +142,5 @@ def _task(opened: Opened, step: JobStep, run_id: str) -> JobTask:
         made={"owner": owner(), "run": run_id},
         previous=step.previous,
         models=step.models,
+        artifacts=step.artifacts,
     )

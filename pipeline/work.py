@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import jobs
-from jobs.core.context import Context, Report, no_model
+from jobs.core.context import Context, Report, no_artifact, no_model
 from storage import runs
-from storage.artifact import ArtifactWriter, Input, Record, versions
+from storage.artifact import Artifact, ArtifactWriter, Input, Record, versions
 from storage.cache import Cache
 from storage.checkpoint import Checkpoints
 from storage.errors import GarnerError, InputError
@@ -50,6 +50,8 @@ class JobTask(Value):
     """The artifact that it goes on from, if any."""
     models: dict[str, str] = {}
     """Of the caches whose models it runs, by their names: where that model is read, hub id or folder."""
+    artifacts: dict[str, str] = {}
+    """Folder names of the artifacts that it stands on, by the names that its configuration has for them."""
 
     def __hash__(self) -> int:
         return hash(self.artifact)
@@ -126,7 +128,10 @@ def _context(lake: Lake, task: JobTask, writer: ArtifactWriter, device: str, loa
             return no_model(cache)
         return load(task.models[cache], caches[cache].record.identity.model)
 
-    return Context(caches, writer, device, previous, open_model)
+    def open_artifact(job: str) -> Artifact:
+        return lake.artifact(task.artifacts[job]) if job in task.artifacts else no_artifact(job)
+
+    return Context(caches, writer, device, previous, open_model, open_artifact)
 
 
 def _load(place: Place, source: str, made: ModelIdentity) -> "Model":
@@ -148,6 +153,7 @@ def _kept(task: JobTask, writer: ArtifactWriter, report: Report, seconds: float)
         seconds=seconds,
         made={**task.made, "time": datetime.now(UTC).isoformat(timespec="seconds")},
         previous=task.previous,
+        artifacts=task.artifacts,
     )
     kept = writer.close(record)
     Checkpoints(writer.folder).keep_only([])

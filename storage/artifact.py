@@ -62,6 +62,8 @@ class Record(Value):
     """Who made it, when (UTC) and in which run."""
     previous: str = ""
     """The artifact it went on from; "" where it was made from its caches alone."""
+    artifacts: dict[str, str] = {}
+    """Folder names of the artifacts of other jobs that it was made from, by their names in the configuration."""
     schema: int = SCHEMA
 
 

@@ -1,4 +1,4 @@
-"""Who stands on what in a lake: artifacts on caches and on the artifacts they went on from, pins and leases on both."""
+"""Who stands on what in a lake: artifacts on caches and on other artifacts, pins and leases on both."""
 
 from collections.abc import Collection, Mapping
 
@@ -91,7 +91,8 @@ def locate(lake: Lake, name: str, marked: bool = False) -> str:
 
 
 def _made_from(record: Record) -> set[str]:
-    return {f"caches/{one.cache}" for one in record.inputs.values()}
+    artifacts = {f"artifacts/{name}" for name in record.artifacts.values()}
+    return artifacts | {f"caches/{one.cache}" for one in record.inputs.values()}
 
 
 def _all_below(path: str, records: Mapping[str, Record]) -> set[str]:
