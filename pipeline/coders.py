@@ -10,11 +10,10 @@ from storage.site import Site
 from storage.url import Folder
 
 _HOOKS = {
-    "embed": "hook_embed",
+    "embed": "blocks.0.hook_resid_pre",
     "resid": "blocks.{layer}.hook_resid_post",
     "attn": "blocks.{layer}.hook_attn_out",
     "mlp": "blocks.{layer}.hook_mlp_out",
-    "unembed": "ln_final.hook_normalized",
     "module": "{path}",
 }
 """What TransformerLens calls a site."""

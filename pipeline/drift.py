@@ -80,4 +80,4 @@ def _seen(record: Record) -> int:
 
 
 def _metrics(record: Record) -> dict[str, float | None]:
-    return {metric["name"]: metric["value"] for metric in record.report["metrics"]}
+    return {one["name"]: one["value"] for one in record.report["metrics"] if one["value"] is not None}

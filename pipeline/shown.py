@@ -91,6 +91,7 @@ def _artifact_lines(artifact: Artifact) -> Iterator[str]:
         yield f"  from     {other}, called {name}"
     for metric in record.report["metrics"]:
         null = "" if metric.get("null") is None else f"   null {metric['null']:.4g}"
-        yield f"  {metric['name']:<40} {metric['value']:.4g}{null}"
+        value = "undefined" if metric["value"] is None else f"{metric['value']:.4g}"  # JSON has no NaN
+        yield f"  {metric['name']:<40} {value}{null}"
     for file in record.files:
         yield f"  file     {file.name:<30} {file.size:,} bytes"

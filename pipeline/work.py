@@ -147,7 +147,7 @@ def _kept(task: JobTask, writer: ArtifactWriter, report: Report, seconds: float)
         id=task.artifact.rpartition("-")[2],
         config=task.config,
         inputs=task.inputs,
-        report=msgspec.to_builtins(report),
+        report=msgspec.to_builtins(report.finite),
         files=writer.files,
         versions=versions(),
         seconds=seconds,

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +54,20 @@ class Report(Value):
     """The numbers, the most telling first."""
     notes: tuple[str, ...] = ()
     """Caveats and definitions, a sentence each."""
+
+    @property
+    def finite(self) -> "Report":
+        """Without what is not a number, as it cannot be written down; a note says what that was."""
+        kept = tuple(_finite_null(metric) for metric in self.metrics if isfinite(metric.value))
+        lost = [metric.name for metric in self.metrics if not isfinite(metric.value)]
+        note = (f"Not defined here, or not finite: {', '.join(lost)}.",) if lost else ()
+        return Report(headline=self.headline, metrics=kept, notes=(*self.notes, *note))
+
+
+def _finite_null(metric: Metric) -> Metric:
+    if metric.null is None or isfinite(metric.null):
+        return metric
+    return Metric(name=metric.name, value=metric.value, about=metric.about)
 
 
 def no_model(cache: str) -> "Model":

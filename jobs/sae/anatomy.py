@@ -103,6 +103,9 @@ def stability_metrics(plain: Stability, about_mean: Stability) -> tuple[Metric, 
         Metric(name="stability_init", value=plain.initial, null=plain.null, about=f"{what}, before training"),
         Metric(name="stabilisation", value=plain.stabilisation, null=0.0, about="stability - stability_init"),
         Metric(
-            name="stability_centred", value=about_mean.final, null=about_mean.null, about=f"{what}, about the mean atom"
+            name="stability_centred",
+            value=about_mean.final,
+            null=about_mean.null,
+            about=f"{what}, about the mean atom; before training: {about_mean.initial:.3f}",
         ),
     )

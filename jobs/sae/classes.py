@@ -94,12 +94,18 @@ def _identifiable(one: Known) -> list[Metric]:
     name, found = f"identifiability.{one.label}", one.identified
     about = "accuracy of one feature and one threshold for each value, mean over values"
     luck = "chosen on the documents scored, as published; null: the same for documents with each other's values"
+    above = "of the way from the majority to all, (accuracy - majority) / (1 - majority)"
     return [
         Metric(
             name=f"{name}.one_feature",
             value=found.fit_on_train,
             null=found.chance,
-            about=f"{about}, chosen on other documents; null: the majority",
+            about=f"{about}, chosen on other documents; null: the majority; {found.corrected_train:.3f} {above}",
         ),
-        Metric(name=f"{name}.fit_on_test", value=found.fit_on_test, null=found.null, about=f"{about}, {luck}"),
+        Metric(
+            name=f"{name}.fit_on_test",
+            value=found.fit_on_test,
+            null=found.null,
+            about=f"{about}, {luck}; {found.corrected:.3f} {above}",
+        ),
     ]

@@ -51,7 +51,8 @@ class Example:
     def left(self) -> str:
         """The text before the token."""
         own = self.excerpt.tokens[self.at]
-        return "".join(self.excerpt.tokens[: self.at]) + own[: len(own) - len(self.token)]
+        gap = own.removesuffix(self.token) if own.endswith(self.token) else ""  # bytes of a character may have no text
+        return "".join(self.excerpt.tokens[: self.at]) + gap
 
     @property
     def right(self) -> str:

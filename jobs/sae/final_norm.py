@@ -57,7 +57,7 @@ def fit(before: Activations, after: Activations, device: str) -> FinalNorm:
         found = [_line(x_ND, y_ND, kind, eps) for kind in _KINDS for eps in (_EPS if kind != "none" else (0.0,))]
         best = min(found, key=lambda norm: norm.left)
         grown = min(10.0, float(x_ND.norm() / (x_ND - x_ND.mean(1, keepdim=True)).norm()))
-        allowed = max(_EXACT, _rounding(after.dtype) + grown * _rounding(before.dtype))
+        allowed = max(_EXACT, rounding(after) + grown * rounding(before))
         if best.left <= allowed:
             return best
         why = f"the best norm leaves {best.left:.1e} of its rows where {allowed:.0e} is allowed"
@@ -86,6 +86,8 @@ def _standardised(x_ND: Tensor, kind: Kind, eps: float) -> Tensor:
     return seen_ND * (seen_ND.square().mean(-1, keepdim=True) + eps).rsqrt()
 
 
-def _rounding(dtype: np.dtype) -> float:
-    """Half a unit in the last place, as a share of a number."""
-    return float(torch.finfo(getattr(torch, dtype.name)).eps) / 2
+def rounding(acts: Activations) -> float:
+    """What the stored type took of a row, as a share of it: half a unit in the last place, or what int8 took."""
+    if acts.moments.rounding:
+        return float(np.sqrt(acts.moments.unexplained))
+    return float(torch.finfo(getattr(torch, acts.dtype.name)).eps) / 2

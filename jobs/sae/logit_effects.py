@@ -16,6 +16,7 @@ from torch import Tensor
 from jobs.core.linalg import blocks, centred
 from jobs.core.tensors import as_tensor
 from jobs.sae.neighbours import greatest
+from jobs.sae.recovered import require_vocabulary
 from jobs.sae.windows import shown_tokens
 from storage.cache import Cache
 from storage.errors import InputError
@@ -36,14 +37,19 @@ class Unembedding:
     """The token of each row."""
 
 
-def unembedding(cache: Cache, d: int) -> Unembedding:
-    """The table of a vocabulary cache, for hidden states of width `d`."""
-    acts = cache.site(_SITE)
-    if acts.d != d:
+def require_unembedding(vocabulary: Cache, cache: Cache, d: int) -> None:
+    """That rows of width `d` of a cache go with the table of a vocabulary cache."""
+    require_vocabulary(cache, vocabulary)
+    if (width := vocabulary.site(_SITE).d) != d:
         raise InputError(
-            f"unembed names cache {cache.id}, whose rows have {acts.d} numbers; the atoms have {d}: name the "
+            f"unembed names cache {vocabulary.id}, whose rows have {width} numbers; the atoms have {d}: name the "
             "vocabulary cache of the model that the site belongs to"
         )
+
+
+def unembedding(cache: Cache) -> Unembedding:
+    """The table of a vocabulary cache."""
+    acts = cache.site(_SITE)
     return Unembedding(as_tensor(acts[:]), shown_tokens(cache.tokens, np.arange(cache.n_rows)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jobs.sae.features import DocumentMeans, fits
+from jobs.sae.features import FEW_VALUES, DocumentMeans, fits
 from storage.index import TokenIndex
 
 MOST_DOCUMENTS = 4096
@@ -111,5 +111,6 @@ def pooled(states: StateMeans, codes: DocumentMeans, tokens: TokenIndex, seed: i
 def left_out(documents: Documents, label_names: Sequence[str]) -> tuple[str, ...]:
     """A sentence on the labels that were not asked about, if any."""
     if left := [name for name in label_names if name not in documents.labels]:
-        return (f"No sparse probing, TPP or SCR for {', '.join(left)}: too many values, or too few documents of one.",)
+        why = f"it takes text of {FEW_VALUES.start} to {FEW_VALUES.stop - 1} values, each in enough documents"
+        return (f"No sparse probing, TPP or SCR for {', '.join(left)}: {why}.",)
     return ()

@@ -20,7 +20,7 @@ from jobs.core.excerpts import Excerpts
 from jobs.core.linalg import blocks
 from jobs.core.model import Edit, Model
 from jobs.core.tensors import as_tensor
-from jobs.sae.final_norm import FinalNorm, fit
+from jobs.sae.final_norm import FinalNorm, fit, rounding
 from storage.cache import Cache
 from storage.errors import InputError
 from storage.reader import Activations
@@ -129,7 +129,8 @@ def cache_losses(cache: Cache, site: Site, vocabulary: Cache, device: str) -> Ca
     more than multiply (no bias, cap or scale) and has no row beyond the tokenizer's is checked where the cache holds
     logits, for they bring the log-sum-exp of all; where it holds none, it is the user's to know.
     """
-    table_VD = _table(cache, vocabulary, device)
+    require_vocabulary(cache, vocabulary)
+    table_VD = as_tensor(vocabulary.site(_UNEMBED)[:], device)
     acts = cache.site(site)
     norm = None if site == _UNEMBED else fit(acts, cache.site(_UNEMBED), device)
     found = CacheLosses(acts, norm, table_VD)
@@ -139,7 +140,8 @@ def cache_losses(cache: Cache, site: Site, vocabulary: Cache, device: str) -> Ca
     return found
 
 
-def _table(cache: Cache, vocabulary: Cache, device: str) -> Tensor:
+def require_vocabulary(cache: Cache, vocabulary: Cache) -> None:
+    """That a cache holds the whole vocabulary, in order, of the model that made another."""
     one, other = (held.record.identity.model for held in (cache, vocabulary))
     if one.weights != other.weights:
         raise InputError(
@@ -152,7 +154,6 @@ def _table(cache: Cache, vocabulary: Cache, device: str) -> Tensor:
             f"cache {vocabulary.id} does not hold every token of a vocabulary once and in order: a loss needs all of "
             "them; name a cache of a corpus with vocabulary = true"
         )
-    return as_tensor(vocabulary.site(_UNEMBED)[:], device)
 
 
 def _require_logsumexp(losses: CacheLosses, harvested: Activations, vocabulary: Cache) -> None:
@@ -163,7 +164,7 @@ def _require_logsumexp(losses: CacheLosses, harvested: Activations, vocabulary: 
         [losses.logits(x_RD[part]).logsumexp(-1) for part in blocks(len(rows), 8 * len(losses.table_VD))]
     )
     missed = float((found_R - wanted_RK[:, -1]).abs().max())
-    allowed = max(_CLOSE, 20 * torch.finfo(getattr(torch, losses.acts.dtype.name)).eps)
+    allowed = max(_CLOSE, 40 * max(rounding(acts) for acts in (losses.acts, vocabulary.site(_UNEMBED))))
     if not missed <= allowed:
         raise InputError(
             f"the table of cache {vocabulary.id} does not give the harvested {harvested.site}: the log-sum-exp is off "

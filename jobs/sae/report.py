@@ -177,7 +177,7 @@ def _portraits(config: Config, ctx: Context, rows: Rows, coder: Coder, found: Fo
         atoms_FE,
         rows.held_H,
         lambda rows_B: coder.encode(rows.at(rows_B).x_BD),
-        unembedding(ctx.cache(config.unembed), atoms_FE.shape[1]) if config.unembed else None,
+        unembedding(ctx.cache(config.unembed)) if config.unembed else None,
         TokenJudge(),
     )
 

@@ -146,7 +146,7 @@ def _require_finite(acts: Activations, cache: Cache) -> None:
     if acts.moments.nonfinite:
         raise InputError(
             f"site {acts.site} of cache {cache.id} has {acts.moments.nonfinite} rows with NaN or infinite entries: "
-            "an SAE wants finite rows, so harvest again in a wider number type"
+            "training wants finite rows, so harvest again in a wider number type"
         )
 
 

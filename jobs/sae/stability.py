@@ -111,8 +111,8 @@ class Stability(Value):
             )
         if self.initial >= ALIKE:
             found.append(
-                f"The runs start from the same atoms (agreement {self.initial:.3f}): training made them "
-                f"{-self.stabilisation:.3f} less alike, and their agreement is that of the starts."
+                f"The runs' starts agree already (by {self.initial:.3f}, from which training moved them by "
+                f"{self.stabilisation:+.3f}): their agreement says little of training."
             )
         return tuple(found)
 

@@ -19,6 +19,7 @@ from jobs.sae.coder import Coder
 from jobs.sae.config import Config
 from jobs.sae.effects import ablation_table, effects, losses_of
 from jobs.sae.foreign import foreign
+from jobs.sae.logit_effects import require_unembedding
 from jobs.sae.measure import measure
 from jobs.sae.recovered import Losses
 from jobs.sae.report import leave, report
@@ -110,6 +111,9 @@ class Telling:
 
 
 def _begin(config: Config, ctx: Context, rows: Rows) -> Study:
+    if config.unembed:
+        out = config.target.cache if config.target and config.target.cache else config.cache  # whose rows atoms make
+        require_unembedding(ctx.cache(config.unembed), ctx.cache(out), len(rows.target_mean_E))
     losses = losses_of(config, ctx, ctx.device)
     if config.foreign:
         return Study(config, ctx, foreign(config, rows.acts.d).to(ctx.device), (), (), losses)

@@ -72,7 +72,7 @@ def test_a_transcoder_says_where_it_writes(world, tmp_path):
     assert export(world, artifact(world, "sae", site="embed"), tmp_path / "out") == 0
     found = json.loads((tmp_path / "out" / "cfg.json").read_text())
     assert found["architecture"] == "jumprelu_transcoder"
-    assert found["metadata"]["hook_name"] == "hook_embed"
+    assert found["metadata"]["hook_name"] == "blocks.0.hook_resid_pre"
     assert found["metadata"]["hook_name_out"] == "blocks.0.hook_resid_post"
 
 

@@ -121,7 +121,7 @@ def test_on_digits_archetypal_runs_agree_more_but_not_because_training_made_them
     assert found["ra_shared"].initial == pytest.approx(1)
     assert found["ra_shared"].stabilisation < -0.2  # -.275
     assert found["ra"].stabilisation < 0 < found["topk"].stabilisation  # .812 -> .730, .289 -> .660
-    assert any("start from the same atoms" in remark for remark in found["ra_shared"].remarks)
+    assert any("starts agree already" in remark for remark in found["ra_shared"].remarks)
 
 
 def test_on_digits_archetypal_atoms_are_few_directions_and_cost_a_little_variance(digits, of_digits):

@@ -10,7 +10,7 @@ from conftest import Doc, build_cache
 from jobs.sae.codes import Dense
 from jobs.sae.contexts import Entries
 from jobs.sae.detectors import Firings, detect
-from jobs.sae.logit_effects import logit_effects, unembedding
+from jobs.sae.logit_effects import logit_effects, require_unembedding, unembedding
 from jobs.sae.neighbours import by_angle, by_firing, greatest
 from jobs.sae.portraits import grams, ngram
 from storage import InputError, Lake
@@ -186,11 +186,18 @@ def test_a_feature_promotes_the_tokens_that_its_atom_points_to():
     assert found.peak_M[0] > found.null_peak == pytest.approx(3.0, abs=0.3)
 
 
-def test_the_table_comes_from_a_vocabulary_cache_of_the_right_width(make_cache):
+def test_the_table_comes_from_the_whole_vocabulary_of_the_same_model_in_the_right_width(make_cache):
     rows = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
-    cache = make_cache(sites={"unembed": rows}, documents=[Doc(word) for word in ("a", "b", "c", "d")])
-    found = unembedding(cache, 6)
+    documents = [Doc(word) for word in ("a", "b", "c", "d")]
+    cache, other = (make_cache(sites={"unembed": rows}, documents=documents) for _ in range(2))
+    twice = make_cache(sites={"unembed": rows}, documents=[Doc(word) for word in ("a", "b", "b", "a")])
+    found = unembedding(cache)
+    require_unembedding(cache, cache, 6)
     np.testing.assert_array_equal(found.table_VD, rows)
     assert list(found.strings) == ["a", "b", "c", "d"]
     with pytest.raises(InputError, match="whose rows have 6 numbers; the atoms have 8"):
-        unembedding(cache, 8)
+        require_unembedding(cache, cache, 8)
+    with pytest.raises(InputError, match="is of another model"):
+        require_unembedding(other, cache, 6)
+    with pytest.raises(InputError, match="does not hold every token of a vocabulary once"):
+        require_unembedding(twice, twice, 6)

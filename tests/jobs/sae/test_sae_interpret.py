@@ -7,7 +7,7 @@ from conftest import Doc, build_cache
 
 from jobs.sae.codes import Dense
 from jobs.sae.detectors import finding_half
-from jobs.sae.examples import AFTER, BEFORE, STRONGEST, contexts_table, gather
+from jobs.sae.examples import AFTER, BEFORE, STRONGEST, Example, contexts_table, gather
 from jobs.sae.interpret import Evidence, Excerpt, TokenJudge, interpret
 from jobs.sae.observed import Observed
 from storage import Lake
@@ -166,3 +166,10 @@ def test_the_table_of_contexts_has_a_line_per_example(examples):
     assert first["window"][first["at"]].strip() == first["token"] == "mi"
     assert first["activations"] == pytest.approx(one.excerpt.activations)
     assert all(0 <= line["quantile"] <= 1 for line in table)
+
+
+@pytest.mark.parametrize(("own", "token", "left"), [(" cat", "cat", "a "), ("", "é", "a"), ("é", "\ufffd", "a")])
+def test_the_text_before_a_token_ends_where_the_token_begins(own, token, left):
+    excerpt = Excerpt(tokens=("a", own), activations=(0.0, 1.0))
+    one = Example(0, 0, 0, 1, 1.0, 0.5, "d", token, 1, excerpt)
+    assert one.left == left

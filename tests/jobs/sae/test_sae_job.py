@@ -263,3 +263,12 @@ def test_a_coder_whose_features_have_all_died_is_reported_as_such(make_cache, wo
     assert next(metric.value for metric in report.metrics if metric.name == "dead") == 1
     assert "features.html" in artifact.files
     assert any(note.startswith("No absorption") for note in report.notes)
+
+
+def test_a_table_of_another_model_is_refused_before_training(make_cache, world, run_job, monkeypatch):
+    documents, rows = world
+    cache = make_cache(sites={"resid.0": rows}, documents=documents)
+    vocabulary = make_cache(sites={"unembed": rows[:2]}, documents=[Doc("a"), Doc("b")])
+    monkeypatch.setattr("jobs.sae.study.train", None)
+    with pytest.raises(InputError, match="is of another model"):
+        run_job(sae, config(**SMALL, unembed="v"), {"c": cache, "v": vocabulary})

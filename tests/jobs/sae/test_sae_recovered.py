@@ -173,11 +173,12 @@ class TestFinalNorm:
         with pytest.raises(InputError, match=r"at resid.0 cannot be worked out .* no final norm leads from there"):
             gpt2.cached(FIRST, same)
 
-    def test_is_found_in_rounded_rows_and_not_where_rows_are_others(self, make_cache):
+    @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+    def test_is_found_in_rounded_rows_and_not_where_rows_are_others(self, make_cache, dtype):
         x_ND = np.random.default_rng(0).standard_normal((400, 16)).astype(np.float32) + 3
         y_ND = functional.layer_norm(torch.from_numpy(x_ND), (16,), torch.linspace(1, 2, 16), torch.ones(16)).numpy()
         documents = [Doc(" ".join(["w"] * 400))]
-        cache = make_cache({"resid.1": x_ND, "unembed": y_ND, "resid.0": x_ND[::-1]}, documents, dtype="bfloat16")
+        cache = make_cache({"resid.1": x_ND, "unembed": y_ND, "resid.0": x_ND[::-1]}, documents, dtype=dtype)
         norm = fit(cache.site(LAST), cache.site(UNEMBED), "cpu")
         assert norm.kind == "layer"
         torch.testing.assert_close(norm.gain_D, torch.linspace(1, 2, 16), atol=0.01, rtol=0.01)

@@ -95,7 +95,7 @@ def test_runs_that_start_alike_and_part_are_said_to_agree_by_their_start():
     assert found.stabilisation < 0
     assert not found.inflated
     assert len(found.remarks) == 1
-    assert "start from the same atoms" in found.remarks[0]
+    assert "starts agree already" in found.remarks[0]
 
 
 def non_negative_rows():
