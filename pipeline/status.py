@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from pipeline.plan import CacheStep, describe
+from pipeline.describe import describe
+from pipeline.plan import CacheStep
 from pipeline.recipe import Opened
 from pipeline.run import survey
 from pipeline.watch import lines, newest

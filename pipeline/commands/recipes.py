@@ -48,8 +48,8 @@ def _add_harvest(commands: Commands) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from pipeline.describe import describe
     from pipeline.estimate import check_disk
-    from pipeline.plan import describe
     from pipeline.recipe import read
     from pipeline.run import survey
     from pipeline.worth import lines

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 import torch
 
+from pipeline.describe import describe
 from pipeline.facts import SegmentState
-from pipeline.plan import CacheStep, JobStep, describe, plan, studies
+from pipeline.plan import CacheStep, JobStep, plan, studies
 from pipeline.recipe import read
 from pipeline.run import survey
 from storage import InputError
