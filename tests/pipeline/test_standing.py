@@ -104,7 +104,7 @@ def test_waves_keep_the_order_given_and_what_each_needs_behind_it():
 def test_jobs_run_behind_those_that_they_stand_on_whatever_their_order_in_the_recipe(world):
     outcome = ran(world)
     names = [receipt.name for receipt in outcome.jobs]
-    assert names[0] == "ground" and set(names[1:3]) == {"left", "right"} and names[3] == "top"
+    assert (names[0], set(names[1:3]), names[3]) == ("ground", {"left", "right"}, "top")
     assert record(world, "top").report["metrics"][0]["value"] == 100 + (10 + 1) + (20 + 1)
     assert record(world, "top").artifacts == {name: steps(world)[name].artifact for name in ("left", "right")}
     assert all(step.done for step in steps(world).values())
