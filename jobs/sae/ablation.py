@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from jobs.core.excerpts import Excerpts
+from jobs.core.linalg import blocks
 from jobs.core.model import Model
 from jobs.sae.codes import Codes
 from storage.errors import InputError
@@ -44,10 +45,7 @@ class Ablated:
 def ablate(
     model: Model, site: Site, some: Iterable[Excerpts], encode: Encode, atoms_FD: Tensor, features_M: Sequence[int]
 ) -> Ablated:
-    """Take out one feature after the other; `atoms_FD` in units of the stored rows.
-
-    All logits of the rows asked for in one forward pass are held at once: ask for hundreds, not for millions.
-    """
+    """Take out one feature after the other; `atoms_FD` in units of the stored rows."""
     parts = [_ablate(model, site, one, encode, atoms_FD, features_M) for one in some]
     if not parts:
         raise InputError("there is no row to ablate a feature at: ask for rows of the cache")
@@ -71,10 +69,11 @@ def _ablate(
     kept_K = torch.from_numpy(some.kept_R).to(x_ND.device)
     rows_A, features_A, values_A = encode(x_ND[kept_K]).active()
     asked_R = np.flatnonzero(some.asked_R & (some.after_R >= 0))
-    clean_RV = _logits(model, some, asked_R)
+    clean_RD = _last(model, some, asked_R)
+    width = model.logits(clean_RD[:1]).shape[1]
     harm_MR = np.zeros((len(features_M), len(asked_R)), np.float32)
     fires_MR = np.zeros_like(harm_MR, dtype=bool)
-    logits_MV = np.zeros((len(features_M), clean_RV.shape[1]), np.float32)
+    logits_MV = np.zeros((len(features_M), width), np.float32)
     for m, feature in enumerate(features_M):
         mine_A = features_A == feature
         if not mine_A.any():
@@ -82,18 +81,20 @@ def _ablate(
         taken_ND = torch.zeros_like(x_ND)
         taken_ND[kept_K[rows_A[mine_A]]] = values_A[mine_A, None] * atoms_FD[feature]
         with model.edit(site, lambda x_ND, taken_ND=taken_ND: x_ND - taken_ND):  # type: ignore[misc]
-            changed_RV = _logits(model, some, asked_R)
+            changed_RD = _last(model, some, asked_R)
         fires_MR[m] = np.isin(asked_R, rows_A[mine_A].cpu().numpy())
-        harm_MR[m] = (_loss(changed_RV, some, asked_R) - _loss(clean_RV, some, asked_R)).cpu().numpy()
-        logits_MV[m] = (changed_RV - clean_RV)[torch.from_numpy(fires_MR[m])].sum(0).cpu().numpy()
+        for part in blocks(len(asked_R), 16 * width):
+            clean_BV, changed_BV = model.logits(clean_RD[part]), model.logits(changed_RD[part])
+            after_B = torch.from_numpy(some.after_R[asked_R[part]]).to(clean_BV.device)
+            harm_MR[m, part] = (_loss(changed_BV, after_B) - _loss(clean_BV, after_B)).cpu().numpy()
+            logits_MV[m] += (changed_BV - clean_BV)[torch.from_numpy(fires_MR[m, part])].sum(0).cpu().numpy()
     return Ablated(some.rows_R[asked_R], loss_N[some.kept_R[asked_R]].cpu().numpy(), harm_MR, fires_MR, logits_MV)
 
 
-def _logits(model: Model, some: Excerpts, asked_R: np.ndarray) -> Tensor:
-    """[R, V] after the rows asked for."""
-    return model.logits(model.read(some.sequences, [_UNEMBED])[_UNEMBED][some.kept_R[asked_R]])
+def _last(model: Model, some: Excerpts, asked_R: np.ndarray) -> Tensor:
+    """What the unembedding reads after the rows asked for: [R, D]."""
+    return model.read(some.sequences, [_UNEMBED])[_UNEMBED][some.kept_R[asked_R]]
 
 
-def _loss(logits_RV: Tensor, some: Excerpts, asked_R: np.ndarray) -> Tensor:
-    after_R = torch.from_numpy(some.after_R[asked_R]).to(logits_RV.device)
-    return logits_RV.logsumexp(-1) - logits_RV.gather(1, after_R[:, None]).squeeze(1)
+def _loss(logits_BV: Tensor, after_B: Tensor) -> Tensor:
+    return logits_BV.logsumexp(-1) - logits_BV.gather(1, after_B[:, None]).squeeze(1)

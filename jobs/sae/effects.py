@@ -20,7 +20,7 @@ from jobs.sae.rows import Rows
 _TOKENS = 20_000
 """Of held-out sequences that the loss is measured on."""
 _ABLATED_TOKENS = 400
-"""Of held-out sequences that features are taken out of; their logits are held at once."""
+"""Of held-out sequences that features are taken out of."""
 _ABLATED = 16
 """Features that are taken out."""
 
