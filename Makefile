@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check bench bench-peers bench-sae chaos real archetypal interop install clean
+.PHONY: demo test check bench bench-peers bench-sae bench-geometry chaos real archetypal geometry interop install clean
 
 install: .venv/installed
 
@@ -43,6 +43,11 @@ bench-peers: install
 bench-sae: install
 	$(BIN)/python -m benchmarks.sae
 
+# one thread on both sides; some five minutes
+bench-geometry: install
+	$(BIN)/python -m benchmarks.geometry
+	$(BIN)/python -m benchmarks.probes
+
 chaos: install
 	$(BIN)/python -m tests.chaos
 
@@ -58,6 +63,10 @@ interop: install
 # about twenty minutes on two cores
 archetypal: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m examples.archetypal
+
+# some five minutes on two cores, most of it the training of four small models
+geometry: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.shared_geometry
 
 clean:
 	rm -rf .venv lake build

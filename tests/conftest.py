@@ -19,6 +19,7 @@ from storage.moments import merge
 from storage.segment import part_name
 from storage.shard import empty_rows, write
 from storage.tokens import Span, write_part
+from tests.pairs import pairs  # noqa: F401  fixture for all
 from tests.s3.fixtures import bucket, hasty, proxy, s3_server  # noqa: F401  fixtures for all
 from workers.ray_environment import decide
 
@@ -144,7 +145,7 @@ def run_job(lake):
         record = Record(
             kind=module.__name__.rpartition(".")[2],
             id=folder.name,
-            config={},
+            config=msgspec.to_builtins(config, enc_hook=str),
             inputs={},
             report=msgspec.to_builtins(report),
             files=writer.files,

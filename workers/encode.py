@@ -90,10 +90,6 @@ class Encoder:
             ) from error
         return text
 
-    def entries(self) -> dict[int, str]:
-        """The decoded string of every token id that the tokenizer has, by id."""
-        return {token: self.decode(token) for token in sorted(set(self.tokenizer.get_vocab().values()))}
-
     def decode(self, token: int) -> str:
         """One token's own text; a byte that is no character by itself reads as U+FFFD."""
         text: str = self.tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)

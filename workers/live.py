@@ -16,7 +16,7 @@ from storage.errors import InputError, RunError
 from storage.manifest import ModelIdentity
 from storage.sequences import Sequence as TokenSequence
 from storage.site import Site
-from workers import checkpoint
+from workers import checkpoint, generate
 from workers.batches import padded
 from workers.logits import Head, head, score
 from workers.model import LM, ModelSpec
@@ -128,6 +128,25 @@ class Live:
             scores_nK = self._score(x_Nd[rows_n], ids_K.tolist())
             loss_N[rows_n] = scores_nK[:, -1] - scores_nK[range(len(rows_n)), column_n]
         return loss_N
+
+    def generate(
+        self, sequences: Sequence[np.ndarray], n_new: int, temperature: float = 0.0, seed: int = 0
+    ) -> np.ndarray:
+        """What the model goes on with, int64 [B, n_new], edits included; an end-of-sequence token ends nothing."""
+        ids_BT = generate.check(sequences, n_new, self._drawn.context)
+        past, generator = generate.attention_cache(self._lm), torch.Generator().manual_seed(seed)
+        new: list[Tensor] = []
+        for _ in range(n_new):
+            self._kept_BT = torch.ones(ids_BT.shape, dtype=torch.bool)
+            try:
+                last_Bd = self._lm.go_on(ids_BT, past)[:, -1]
+            finally:
+                self._kept_BT = None
+            if not new:
+                generate.require_kept(past, ids_BT.shape[1], self._lm.spec.source)
+            new.append(generate.pick(self.logits(last_Bd.to(self.device).float()), temperature, generator).cpu())
+            ids_BT = new[-1][:, None]
+        return torch.stack(new, 1).numpy()
 
     def _edited(self, site: Site, tap: Tap, x: Tensor | None, fn: Edit) -> Tensor | None:
         """What stands there after the edit, in the shape and number type it came in; None where nothing is edited."""

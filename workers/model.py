@@ -142,6 +142,16 @@ class LM:
             taps.read(self.module, wanted, batch, lambda: self.module(**here), found)
         return found.rows()
 
+    def go_on(self, ids_BT: Tensor, past: Any) -> Tensor:
+        """What stands at `unembed` for further tokens of sequences, [B, T, d]; `past`, transformers' attention cache,
+        holds what was read of them before, and then holds these too."""
+        site = Site("unembed")
+        found, taken = taps.Found([site]), {site: self._anatomy.tap(site)}
+        inputs = {"input_ids": ids_BT.to(self.device), "past_key_values": past, "use_cache": True}
+        with torch.inference_mode():
+            taps.read(self.module, taken, len(ids_BT), lambda: self.module(**inputs), found)
+        return found.rows()[site]
+
     def logits(self, x_Nd: Tensor, sets: Mapping[Site, Sequence[int]]) -> dict[Site, Tensor]:
         """For each site the logits of its tokens and the log-sum-exp of all, float32 [N, K + 1].
 

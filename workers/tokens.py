@@ -193,20 +193,17 @@ def _of_images(source: str, revision: str | None, tokenisation: Patches) -> Span
 
 def _of_entries(source: str, revision: str | None) -> Spans:
     from workers.encode import Encoder, vocabulary_size
+    from workers.vocabulary import entries
 
     encoder, size = Encoder(source, revision), vocabulary_size(source, revision)
 
     def spans(_: Iterable[Document]) -> Iterator[Span]:
-        entries = ((token, text) for token, text in encoder.entries().items() if token < size)
-        for number, (token, text) in enumerate(entries):
-            yield _entry(number, token, text)
+        for number, entry in enumerate(entries(encoder, size)):
+            ids, begin, end = (np.asarray([value], np.int32) for value in (entry.token, 0, len(entry.text)))
+            labels = {"entry": entry.kind, "bytes": entry.spelt.hex()}
+            yield Span(number, number, str(entry.token), ids, begin, end, entry.text, 0, labels, None)
 
     return spans
-
-
-def _entry(number: int, token: int, text: str) -> Span:
-    ids, begin, end = (np.asarray([value], np.int32) for value in (token, 0, len(text)))
-    return Span(number, number, str(token), ids, begin, end, text, 0, {}, None)
 
 
 def _check_context(context: int | None) -> None:

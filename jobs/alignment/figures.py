@@ -66,9 +66,9 @@ def layers(grid: list[Cell], source: Sequence[str], target: Sequence[str], chose
     r2_ST = _square(grid, source, [cell.best_r2 for cell in grid])
     lead_ST = _square(grid, source, [cell.best_r2 - cell.token_r2 for cell in grid])
     best = max(grid, key=lambda cell: cell.best_r2)
-    _heat(left, r2_ST, source, target, "viridis", 0)
+    heat(left, r2_ST, source, target, "viridis", 0)
     left.set_title(f"Best held-out R²: {best.best_r2:.2f},\n{source[best.source]} to {target[best.target]}")
-    _heat(right, lead_ST, source, target, "RdBu", -1)
+    heat(right, lead_ST, source, target, "RdBu", -1)
     _frame(right, chosen)
     lead = chosen.best_r2 - chosen.token_r2
     right.set_title(f"R² beyond token identity: {lead:+.2f},\n{source[chosen.source]} to {target[chosen.target]}")
@@ -80,9 +80,9 @@ def similarity(grid: list[Cell], source: Sequence[str], target: Sequence[str]) -
     figure, (left, right) = panels(2, size=_heat_size(source, target))
     cka_ST = _square(grid, source, [cell.cka for cell in grid])
     rest_ST = _square(grid, source, [cell.cka_without_widest for cell in grid])
-    _heat(left, cka_ST, source, target, "viridis", 0)
+    heat(left, cka_ST, source, target, "viridis", 0)
     left.set_title(f"Linear CKA, debiased:\n{np.nanmin(cka_ST):.2f} to {np.nanmax(cka_ST):.2f}")
-    _heat(right, rest_ST, source, target, "viridis", 0)
+    heat(right, rest_ST, source, target, "viridis", 0)
     right.set_title(f"Without {WIDEST} widest components:\n{np.nanmin(rest_ST):.2f} to {np.nanmax(rest_ST):.2f}")
     return figure
 
@@ -147,9 +147,10 @@ def _square(grid: list[Cell], source: Sequence[str], values: list[float]) -> np.
     return np.array(values).reshape(len(source), len(grid) // len(source))
 
 
-def _heat(
+def heat(
     axis: Axes, value_ST: np.ndarray, source: Sequence[str], target: Sequence[str], colours: str, low: float
 ) -> None:
+    """A map of source sites against target sites; small ones carry their numbers."""
     image = axis.imshow(value_ST, cmap=colours, vmin=low, vmax=1, aspect="auto")
     axis.set_xticks(range(len(target)), target, rotation=45, ha="right")
     axis.set_yticks(range(len(source)), source)

@@ -91,7 +91,7 @@ def study(rows: Rows, passed: Passed, at: tuple[int, int], config: Config) -> St
     """Fits, nulls and baselines for source site `at[0]` and target site `at[1]`; reads two samples of rows."""
     pairs, rows = passed.pairs(*at), rows.only(*at)
     sample = _sample(rows, passed.class_M, draw(rows.split.test, config.retrieval_rows, config.seed))
-    permuted = _permuted(rows, draw(rows.split.train, config.null_rows, config.seed), config.seed)
+    permuted = permuted_sums(rows, draw(rows.split.train, config.null_rows, config.seed), config.seed)
     train, test, null = pairs["train"], pairs["test"], permuted.pair(0, 0)
     cca, null_cca = (fit_cca(moments, ridge=config.cca_ridge) for moments in (train, null))
     svcca, null_svcca = (fit_cca(moments, variance=SVCCA_VARIANCE) for moments in (train, null))
@@ -130,7 +130,7 @@ def _sample(rows: Rows, class_M: np.ndarray, drawn_N: np.ndarray) -> Sample:
     return Sample(rows.source_rows(drawn_N), rows.target_rows(drawn_N), class_N)
 
 
-def _permuted(rows: Rows, drawn_N: np.ndarray, seed: int) -> Sums:
+def permuted_sums(rows: Rows, drawn_N: np.ndarray, seed: int) -> Sums:
     """Sums over drawn rows, each source row beside the target row of another."""
     sums = Sums(*rows.means())
     places = list(rows.blocks(len(drawn_N)))

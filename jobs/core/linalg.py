@@ -5,7 +5,10 @@ Shapes: N points, Q of them queried, K neighbours each, D width, B a block of qu
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from scipy.linalg import eigh
+from scipy.linalg.blas import ssyrk
 from torch import Tensor
 
 WORKING_BYTES = 64 << 20
@@ -25,7 +28,36 @@ def unit_rows(x_ND: Tensor) -> Tensor:
 
 def centred(x_ND: Tensor) -> Tensor:
     """Rows minus their mean, which is taken in float64."""
-    return x_ND - x_ND.mean(0, dtype=torch.float64).to(x_ND.dtype)
+    return x_ND - mean_row(x_ND).to(x_ND.dtype)
+
+
+def mean_row(x_ND: Tensor) -> Tensor:
+    """float64 [D], block by block: at once, a float64 copy of all rows would be made."""
+    total_D = torch.zeros(x_ND.shape[1], dtype=torch.float64, device=x_ND.device)
+    for part in blocks(len(x_ND), 16 * x_ND.shape[1]):
+        total_D += x_ND[part].sum(0, dtype=torch.float64)
+    return total_D / len(x_ND)
+
+
+def mean_and_scatter(x_ND: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean row and the sum over rows of (x - mean)'(x - mean), float64 [D] and [D, D]."""
+    mean_D = mean_row(x_ND)
+    scatter_DD = torch.zeros(len(mean_D), len(mean_D), dtype=torch.float64, device=x_ND.device)
+    for part in blocks(len(x_ND), 16 * x_ND.shape[1]):
+        apart_BD = x_ND[part].double() - mean_D
+        scatter_DD.addmm_(apart_BD.T, apart_BD)
+    return mean_D, scatter_DD
+
+
+def without_widest(apart_ND: Tensor, top: int) -> Tensor:
+    """Centred rows less their parts along the first principal components."""
+    _, scatter_DD = mean_and_scatter(apart_ND)
+    widest_DK = torch.linalg.eigh(scatter_DD).eigenvectors[:, -top:]
+    rest_ND = torch.empty_like(apart_ND)
+    for part in blocks(len(apart_ND), 32 * apart_ND.shape[1]):
+        apart_BD = apart_ND[part].double()
+        rest_ND[part] = (apart_BD - (apart_BD @ widest_DK) @ widest_DK.T).to(apart_ND.dtype)
+    return rest_ND
 
 
 def barycentric_weights(
@@ -73,3 +105,25 @@ def local_spectra(x_ND: Tensor, neighbours_QK: Tensor) -> Tensor:
         square = z_BKD @ z_BKD.mT if k <= width else z_BKD.mT @ z_BKD
         spectra_QM[part] = torch.linalg.eigvalsh(square).flip(1)[:, :kept] / (k - 1)
     return spectra_QM.clamp_min(0)
+
+
+def quick_spectra(x_ND: Tensor, neighbours_QK: Tensor) -> Tensor:
+    """As `local_spectra`, in float32 on the CPU: right to some 1e-6 of the largest eigenvalue, at a third of the time.
+
+    BLAS multiplies half of the symmetric product, one neighbourhood at a time; elsewhere than on the CPU the exact
+    spectra are as quick.
+    """
+    if x_ND.device.type != "cpu":
+        return local_spectra(x_ND, neighbours_QK)
+    n, k = neighbours_QK.shape
+    kept = min(k - 1, x_ND.shape[1])
+    spectra_QM = np.empty((n, kept))
+    x, neighbours = x_ND.numpy(), neighbours_QK.numpy()
+    for at, near_K in enumerate(neighbours):
+        z_KD = x[near_K]
+        z_KD = z_KD - z_KD.mean(0, dtype=np.float64).astype(np.float32)
+        side = z_KD.T if len(z_KD) > z_KD.shape[1] else z_KD  # rows of the smaller product
+        square = ssyrk(1.0, side, lower=1)
+        values = eigh(square, lower=True, eigvals_only=True, driver="evd", overwrite_a=True, check_finite=False)
+        spectra_QM[at] = values[::-1][:kept] / (k - 1)
+    return torch.from_numpy(spectra_QM).clamp_min(0)

@@ -51,3 +51,12 @@ class Model(Protocol):
         `InputError` where the model has no head, or reads ahead (a masked language model).
         """
         ...
+
+    def generate(self, sequences: Ids, n_new: int, temperature: float = 0.0, seed: int = 0) -> np.ndarray:
+        """What the model goes on with, integers [sequences, n_new]: the likeliest token each time, or one drawn.
+
+        The sequences are of one length. Each token is read once, so an edit sees the rows of the sequences first, and
+        then the new token's row of each. `InputError` where lengths differ, the model's context ends before, or the
+        model has no head or no attention cache.
+        """
+        ...

@@ -12,6 +12,8 @@ from jobs.core.linalg import blocks, centred
 
 SPARE = 16
 """Candidates beyond K that are kept for the exact comparison before it is known whether more are needed."""
+_EXACT = "donot_use_mm_for_euclid_dist"
+"""Differences are squared and summed; a matrix product would cancel."""
 
 
 class Neighbours(NamedTuple):
@@ -34,7 +36,7 @@ def nearest(x_ND: Tensor, k: int, queries_Q: Tensor | None = None) -> Neighbours
         raise ValueError(f"{k} neighbours were asked of {len(x_ND)} points: k must be from 1 to {len(x_ND) - 1}")
     queries_Q = torch.arange(len(x_ND), device=x_ND.device) if queries_Q is None else queries_Q
     points_ND = centred(x_ND).float()
-    norms_N = points_ND.square().sum(1)
+    norms_N = torch.linalg.vector_norm(points_ND, dim=1).square()
     found = []
     for part in blocks(len(queries_Q), 8 * len(x_ND)):
         candidates_BC = _candidates(points_ND, norms_N, queries_Q[part], k)
@@ -64,9 +66,9 @@ def _candidates(points_ND: Tensor, norms_N: Tensor, queries_B: Tensor, k: int) -
 def _closest(x_ND: Tensor, queries_B: Tensor, candidates_BC: Tensor, k: int) -> Neighbours:
     """The k nearest of the candidates, by exact distance and then by index."""
     by_index_BC = candidates_BC.sort(dim=1).values
-    square_BC = torch.empty(by_index_BC.shape, dtype=torch.float64, device=x_ND.device)
-    for part in blocks(len(queries_B), 16 * by_index_BC.shape[1] * x_ND.shape[1]):
-        apart = x_ND[by_index_BC[part]].double() - x_ND[queries_B[part], None].double()
-        square_BC[part] = apart.square_().sum(2)
-    ordered_BC, order_BC = square_BC.sort(dim=1, stable=True)
-    return Neighbours(by_index_BC.gather(1, order_BC)[:, :k], ordered_BC[:, :k].sqrt())
+    distance_BC = torch.empty(by_index_BC.shape, dtype=torch.float64, device=x_ND.device)
+    for part in blocks(len(queries_B), 128 * by_index_BC.shape[1] * x_ND.shape[1]):  # few: they stay in the CPU's cache
+        query_B1D, others_BCD = x_ND[queries_B[part], None].double(), x_ND[by_index_BC[part]].double()
+        distance_BC[part] = torch.cdist(query_B1D, others_BCD, compute_mode=_EXACT).squeeze(1)
+    ordered_BC, order_BC = distance_BC.sort(dim=1, stable=True)
+    return Neighbours(by_index_BC.gather(1, order_BC)[:, :k], ordered_BC[:, :k])

@@ -14,7 +14,7 @@ from jobs.geometry.config import Config, Side
 from jobs.geometry.points import Chosen, Source, choose, states
 from jobs.geometry.report import write
 from jobs.geometry.space import Space, measure
-from jobs.geometry.tables import agreement_table, space_table
+from jobs.geometry.tables import agreement_table, extremes_table, space_table
 from storage.errors import InputError
 
 __all__ = ["Config", "reads", "run"]
@@ -30,6 +30,7 @@ def run(config: Config, ctx: Context) -> Report:
     sources = [_open(side, config.skip, ctx) for side in config.sides]
     chosen = choose(config.points, sources, config.n_points, config.seed)
     _check_enough(config, chosen, sources)
+    _check_widths(config, sources)
     queries_Q = _queries(len(chosen.keys), config, ctx.device)
     spaces = []
     for source, members_N in zip(sources, chosen.members, strict=True):
@@ -56,14 +57,14 @@ def _queries(n: int, config: Config, device: str) -> torch.Tensor:
 
 
 def _check_enough(config: Config, chosen: Chosen, sources: list[Source]) -> None:
-    n, wanted = len(chosen.keys), max(config.k, config.dimension.k)
+    n, wanted = len(chosen.keys), max(config.k, config.dimension.k, *config.local.ks)
     if n > wanted:
         return
     if not any(len(rows_R) for rows_R in sources[0].blocks()):
         raise InputError(
             f"all rows of {sources[0].name} lie at sequence positions below skip = {config.skip}: set skip = 0"
         )
-    name = "k" if config.k == wanted else "dimension.k"
+    name = {config.k: "k", config.dimension.k: "dimension.k"}.get(wanted, "ks")
     where = " and ".join(f"{found:,} in {source.name}" for found, source in zip(chosen.found, sources, strict=True))
     shared = f", of which {chosen.shared:,} are in both" if len(sources) == 2 else ""
     more = "raise n_points" if n == config.n_points else "harvest more text"
@@ -73,9 +74,20 @@ def _check_enough(config: Config, chosen: Chosen, sources: list[Source]) -> None
     )
 
 
+def _check_widths(config: Config, sources: list[Source]) -> None:
+    for source in sources:
+        if config.dimension.k <= source.activations.d and not config.dimension.allow_saturated:
+            raise InputError(
+                f"dimension.k = {config.dimension.k} is not above {source.activations.d}, the width of {source.name}: "
+                f"no dimension above {config.dimension.k - 1} could be found, so the number would say what k is. Raise "
+                "dimension.k above the width, or set dimension.allow_saturated = true"
+            )
+
+
 def _leave_tables(ctx: Context, chosen: Chosen, spaces: list[Space], agreement: Agreement | None) -> None:
     for label, space, members_N in zip(("first", "second"), spaces, chosen.members, strict=False):
         ctx.table(label, space_table(space, chosen, members_N))
+    ctx.table("extremes", extremes_table(spaces, chosen))
     if agreement is not None:
         ctx.table("agreement", agreement_table(agreement, chosen, spaces))
 

@@ -3,17 +3,22 @@
 Shapes: N points, Q of them with a dimension, K and L neighbours, S sampled pairs.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.stats import rankdata, spearmanr
 from torch import Tensor
 
-from jobs.core.linalg import barycentric_weights, blocks, centred, unit_rows
+from jobs.core.linalg import barycentric_weights, blocks, centred, unit_rows, without_widest
+from jobs.geometry.coherence import Coherence, coherence
 from jobs.geometry.similarity import Similarity, similarity
 from jobs.geometry.space import Space
 
+WIDEST = 3
+"""Principal components that the control of anisotropy removes."""
 SAMPLED_PAIRS = 100_000
 """Pairs of points that the scatter figure and the rank correlation look at."""
 
@@ -26,16 +31,35 @@ class Local:
     null_N: Tensor
 
 
+class Told(NamedTuple):
+    """Agreement on what is alike, under one view of both spaces."""
+
+    similarity: Similarity
+    pairs_S: tuple[np.ndarray, np.ndarray]
+    rank: tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Two spaces compared, from the coarsest to the finest."""
 
     cosine: Similarity
     centred: Similarity
+    without_widest: Similarity
+    """Of the cosines without the widest principal components of either space."""
+    dot: Similarity
+    """Of dot products, in which points of large norm count most."""
+    dot_centred: Similarity
     pairs_S: tuple[np.ndarray, np.ndarray]
     """Cosines of sampled pairs of points in each space."""
     rank: tuple[float, float]
     """Spearman's rank correlation over the sampled pairs, and with the points permuted."""
+    rank_centred: tuple[float, float]
+    """The same about the mean points."""
+    further: Mapping[int, tuple[Local, Local]]
+    """Agreement on weights and on neighbours at further numbers of neighbours."""
+    coherence: tuple[Coherence, Coherence]
+    """Of each space's neighbourhoods, told by the other."""
     weights: Local
     """Cosine of a point's LLE weights in the two spaces, as sparse rows over all points."""
     refitted: Local
@@ -52,19 +76,29 @@ def compare(a: Space, b: Space, reg: float, permutations: int, bootstraps: int, 
     """All agreements of two spaces whose points are in the same order."""
     rng = np.random.default_rng(seed)
     order_N = torch.from_numpy(rng.permutation(len(a.x_ND))).to(a.x_ND.device)
-    unit = [unit_rows(space.x_ND) for space in (a, b)]
-    unit_centred = [unit_rows(centred(space.x_ND)) for space in (a, b)]
-    i_S, j_S = (drawn.to(a.x_ND.device) for drawn in _draw_pairs(len(a.x_ND), rng))
-    pairs_S = pair_cosines(unit[0], i_S, j_S), pair_cosines(unit[1], i_S, j_S)
-    null_S = pair_cosines(unit[1], order_N[i_S], order_N[j_S])
+    pairs = tuple(drawn.to(a.x_ND.device) for drawn in _draw_pairs(len(a.x_ND), rng))
+
+    def told(
+        view: Callable[[Tensor], Tensor],
+    ) -> Told:  # one view of both tables at a time, for each is as large as they are
+        x_ND, y_NE = view(a.x_ND), view(b.x_ND)
+        return Told(similarity(x_ND, y_NE, permutations, bootstraps, seed), *_ranks([x_ND, y_NE], pairs, order_N))
+
+    cosine, about_mean = told(unit_rows), told(lambda x_ND: unit_rows(centred(x_ND)))
     dimensions = [space.dimension_Q.cpu().numpy().astype(np.float64) for space in (a, b)]
     ranks = [rankdata(dimension_Q) for dimension_Q in dimensions]
-    weights, overlap_ = _compare_neighbours(a, b, order_N)
+    weights, overlap_ = _compare_neighbours(_own(a), _own(b), order_N)
     return Agreement(
-        cosine=similarity(unit[0], unit[1], permutations, bootstraps, seed),
-        centred=similarity(unit_centred[0], unit_centred[1], permutations, bootstraps, seed),
-        pairs_S=pairs_S,
-        rank=(float(spearmanr(*pairs_S).statistic), float(spearmanr(pairs_S[0], null_S).statistic)),
+        cosine=cosine.similarity,
+        centred=about_mean.similarity,
+        without_widest=told(_less_widest).similarity,
+        dot=told(lambda x_ND: x_ND).similarity,
+        dot_centred=told(centred).similarity,
+        pairs_S=cosine.pairs_S,
+        rank=cosine.rank,
+        rank_centred=about_mean.rank,
+        further={k: _compare_neighbours(a.further[k], b.further[k], order_N) for k in a.further},
+        coherence=(coherence(a, b, permutations, seed), coherence(b, a, permutations, seed)),
         weights=weights,
         refitted=Local(refitted_cosines(b.x_ND, a, reg), refitted_cosines(b.x_ND[order_N], a, reg)),
         overlap=overlap_,
@@ -99,14 +133,33 @@ def refitted_cosines(x_ND: Tensor, first: Space, reg: float) -> Tensor:
     return torch.cosine_similarity(first.weights_NK, refitted_NK, dim=1)
 
 
-def _compare_neighbours(a: Space, b: Space, order_N: Tensor) -> tuple[Local, Local]:
-    a_NK, b_NK = a.near.indices_QK, b.near.indices_QK
+def _own(space: Space) -> tuple[Tensor, Tensor]:
+    return space.near.indices_QK, space.weights_NK
+
+
+def _compare_neighbours(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor], order_N: Tensor) -> tuple[Local, Local]:
+    """Of neighbours with their weights in each space: agreement on weights, and on neighbours."""
+    (a_NK, a_weights_NK), (b_NK, b_weights_NK) = a, b
     null_NK = permuted(b_NK, order_N)
     weights = Local(
-        row_cosines(a_NK, a.weights_NK, b_NK, b.weights_NK),
-        row_cosines(a_NK, a.weights_NK, null_NK, b.weights_NK[order_N]),
+        row_cosines(a_NK, a_weights_NK, b_NK, b_weights_NK),
+        row_cosines(a_NK, a_weights_NK, null_NK, b_weights_NK[order_N]),
     )
     return weights, Local(overlap(a_NK, b_NK), overlap(a_NK, null_NK))
+
+
+def _less_widest(x_ND: Tensor) -> Tensor:
+    return unit_rows(without_widest(centred(x_ND), WIDEST))
+
+
+def _ranks(
+    unit: list[Tensor], pairs: tuple[Tensor, ...], order_N: Tensor
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[float, float]]:
+    """Cosines of the pairs in both spaces; their rank correlation, and with the second space's points permuted."""
+    i_S, j_S = pairs
+    pairs_S = pair_cosines(unit[0], i_S, j_S), pair_cosines(unit[1], i_S, j_S)
+    null_S = pair_cosines(unit[1], order_N[i_S], order_N[j_S])
+    return pairs_S, (float(spearmanr(*pairs_S).statistic), float(spearmanr(pairs_S[0], null_S).statistic))
 
 
 def _draw_pairs(n: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,8 @@ class Config(Value):
     """Leave out rows at the first so many positions of a sequence: there the norm of a causal model is an outlier."""
     k: Annotated[int, Meta(ge=2)] = 10
     """Nearest neighbours that rebuild a point (LLE), and that two spaces are asked to share."""
+    ks: tuple[Annotated[int, Meta(ge=2)], ...] = (5, 20)
+    """Further numbers of neighbours at which two spaces are compared; none are taken where one space is studied."""
     metric: Metric = "cosine"
     """What is near: by `cosine`, or by `euclidean` distance, where points of small norm are near to everyone.
     Weights and dimensions are of the points as they are."""
@@ -52,7 +54,7 @@ class Config(Value):
     """Of the points, the permutations, the draws and the Gaussian."""
 
     def __post_init__(self) -> None:
-        for name, wanted in (("k", self.k), ("dimension.k", self.dimension.k)):
+        for name, wanted in (("k", self.k), ("dimension.k", self.dimension.k), *(("ks", k) for k in self.local.ks)):
             if wanted >= self.n_points:
                 raise ValueError(f"{name} is {wanted} but n_points is {self.n_points}: a point has n_points - 1 others")
         if self.against is not None and (self.against.cache, self.against.site) == (self.cache, self.site):
@@ -69,4 +71,5 @@ class Config(Value):
     @property
     def local(self) -> Local:
         """How neighbourhoods are taken and rebuilt."""
-        return Local(k=self.k, metric=self.metric, reg=self.reg, dimension=self.dimension)
+        ks = () if self.against is None else tuple(k for k in sorted(set(self.ks)) if k != self.k)
+        return Local(k=self.k, metric=self.metric, reg=self.reg, dimension=self.dimension, ks=ks)

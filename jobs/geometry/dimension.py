@@ -6,12 +6,23 @@ Shapes: N points, Q queried, K neighbours each, M eigenvalues, D width.
 import torch
 from torch import Tensor
 
+from jobs.core.linalg import mean_and_scatter
+
+_DRAWN = 4096
+"""Points of a Gaussian that are drawn at a time, whatever the working memory is."""
+
 
 def local_dimension(spectra_QM: Tensor, tau: float) -> Tensor:
     """How many of the largest eigenvalues make up the share tau of a neighbourhood's variance; 0 where it has none."""
     total_Q1 = spectra_QM.sum(1, keepdim=True)
     short_QM = spectra_QM.cumsum(1) < tau * total_Q1
     return (short_QM.sum(1) + 1) * (total_Q1.squeeze(1) > 0)
+
+
+def is_close_call(spectra_QM: Tensor, tau: float, close: float = 1e-4) -> Tensor:
+    """Whether some number of components explains tau so nearly that float32 could miscount them; bool [Q]."""
+    share_QM = spectra_QM.cumsum(1) / spectra_QM.sum(1, keepdim=True)
+    return ((share_QM - tau).abs() < close).any(1) | share_QM.isnan().any(1)
 
 
 def participation_ratio(spectra_QM: Tensor) -> Tensor:
@@ -33,8 +44,12 @@ def likelihood_dimension(distances_NK: Tensor) -> float:
 def gaussian_like(x_ND: Tensor, seed: int) -> Tensor:
     """As many points from a Gaussian with the mean and covariance of `x`."""
     generator = torch.Generator().manual_seed(seed)
-    mean_D = x_ND.mean(0, dtype=torch.float64)
-    apart_ND = x_ND.double() - mean_D
-    values_D, vectors_DD = torch.linalg.eigh(apart_ND.T @ apart_ND / (len(x_ND) - 1))
-    noise_ND = torch.randn(x_ND.shape, generator=generator, dtype=torch.float64).to(x_ND.device)
-    return (mean_D + noise_ND @ (vectors_DD * values_D.clamp_min(0).sqrt()).T).float()
+    mean_D, scatter_DD = mean_and_scatter(x_ND)
+    values_D, vectors_DD = torch.linalg.eigh(scatter_DD / (len(x_ND) - 1))
+    spread_DD = (vectors_DD * values_D.clamp_min(0).sqrt()).T
+    drawn_ND = torch.empty_like(x_ND, dtype=torch.float32)
+    for start in range(0, len(x_ND), _DRAWN):
+        part = drawn_ND[start : start + _DRAWN]
+        noise_BD = torch.randn(part.shape, generator=generator, dtype=torch.float64).to(x_ND.device)
+        part.copy_(mean_D + noise_BD @ spread_DD)
+    return drawn_ND

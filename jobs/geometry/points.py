@@ -4,7 +4,6 @@ Shapes: N points, R rows of a cache, V token ids, C documents, D width.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from msgspec import Meta
 from torch import Tensor
 
 from jobs.core.tensors import as_tensor
+from jobs.core.vocabulary import drawn, is_vocabulary, shared, vocabulary
+from jobs.geometry.names import named_tokens
 from storage.errors import InputError
 from storage.index import TokenIndex
 from storage.reader import Activations
@@ -23,10 +24,6 @@ from storage.value import Value
 
 BLOCK = 8192
 """Rows of a cache that are read at a time."""
-EXAMPLES = 5
-"""Occurrences of a token id, from different blocks, that decide which string it stands for."""
-
-_NOT_TEXT = re.compile(r"\[unused\d+\]|<unused\d+>|<0x[0-9A-Fa-f]{2}>")
 
 
 class Rows(Value, tag_field="kind", tag="rows"):
@@ -99,20 +96,20 @@ def choose(points: Points, sources: Sequence[Source], n: int, seed: int) -> Chos
     match points:
         case Rows():
             found = _rows(sources, n, seed)
+        case TokenMeans(min_count=1) if all(is_vocabulary(one.tokens) and one.skip == 0 for one in sources):
+            return _entries(sources, n, seed)
         case TokenMeans():
             name = _by_id if _one_tokenizer(sources) else _unambiguous
-            found = [name(_tokens(source, points.min_count)) for source in sources]
+            found = [name(named_tokens(source.tokens, source.blocks(), points.min_count)) for source in sources]
         case DocumentMeans():
             found = [_documents(source) for source in sources]
         case _:
             assert_never(points)
-    keys = shared = sorted(set.intersection(*(set(part.members) for part in found)))
-    if len(shared) > n:
-        drawn_N = np.random.default_rng(seed).choice(len(shared), n, replace=False)
-        keys = [shared[number] for number in np.sort(drawn_N)]
+    common = sorted(set.intersection(*(set(part.members) for part in found)))
+    keys = drawn(common, n, seed)
     members = tuple(np.array([part.members[key] for key in keys], np.int64) for part in found)
     strings = [found[0].strings[key] for key in keys]
-    return Chosen(keys, strings, members, tuple(len(part.members) for part in found), len(shared))
+    return Chosen(keys, strings, members, tuple(len(part.members) for part in found), len(common))
 
 
 def states(points: Points, source: Source, members_N: np.ndarray, device: str) -> Tensor:
@@ -128,6 +125,8 @@ def states(points: Points, source: Source, members_N: np.ndarray, device: str) -
             assert_never(points)
     if not bool(x_ND.isfinite().all()):
         raise InputError(f"{source.name} has rows that are not finite: geometry wants a site without NaN or infinity")
+    if bool((x_ND == x_ND[0]).all()):
+        raise InputError(f"{source.name} has the same state at all {len(x_ND):,} points: take another site")
     return x_ND
 
 
@@ -159,34 +158,24 @@ def _one_tokenizer(sources: Sequence[Source]) -> bool:
     return len(sources) > 1 and sources[0].tokenizer != "" and len({source.tokenizer for source in sources}) == 1
 
 
+def _entries(sources: Sequence[Source], n: int, seed: int) -> Chosen:
+    """Entries of one vocabulary, or those that two share (section "Vocabularies" of docs/geometry.md)."""
+    found = [vocabulary(source.name, source.tokens, source.tokenizer) for source in sources]
+    if len(found) == 1:
+        lines = sorted((spelt, token) for token, spelt in found[0].spellings().items())
+        kept = drawn(lines, n, seed)
+        ids_N = np.array([token for _, token in kept], np.int64)
+        return _spelt([spelt for spelt, _ in kept], (ids_N,), (len(lines),), len(lines))
+    both = shared(found[0], found[1], n, seed)
+    return _spelt(both.spelt, (both.first_N, both.second_N), both.sizes, both.shared)
+
+
+def _spelt(spelt: list[bytes], ids: tuple[np.ndarray, ...], sizes: tuple[int, ...], count: int) -> Chosen:
+    return Chosen([one.hex() for one in spelt], [one.decode(errors="replace") for one in spelt], ids, sizes, count)
+
+
 def _by_id(named: Sequence[tuple[str, int]]) -> _Candidates:
     return _Candidates({str(token): token for _, token in named}, {str(token): name for name, token in named})
-
-
-def _tokens(source: Source, min_count: int) -> list[tuple[str, int]]:
-    """Token ids by the string they most often stand for, a leading space told apart; special ids are left out."""
-    counts: Counter[int] = Counter()
-    examples: dict[int, list[int]] = {}
-    for rows_R in source.blocks():
-        ids_V, first_V, counts_V = np.unique(source.tokens.ids(rows_R), return_index=True, return_counts=True)
-        for token, first, count in zip(ids_V.tolist(), rows_R[first_V].tolist(), counts_V.tolist(), strict=True):
-            counts[token] += count
-            if len(seen := examples.setdefault(token, [])) < EXAMPLES:
-                seen.append(first)
-    kept = [token for token in sorted(counts) if counts[token] >= min_count]
-    surfaces = iter(_surfaces(source.tokens, np.array([row for token in kept for row in examples[token]], np.int64)))
-    named = [(Counter(next(surfaces) for _ in examples[token]).most_common(1)[0][0], token) for token in kept]
-    return [(name, token) for name, token in named if name and not _NOT_TEXT.fullmatch(name)]
-
-
-def _surfaces(tokens: TokenIndex, rows_R: np.ndarray) -> list[str]:
-    """The text of each row's token, with one leading space where white space comes before it."""
-    before_R = np.maximum(rows_R - 1, 0)
-    gap_R = tokens.offsets(before_R)[1] < tokens.offsets(rows_R)[0]
-    gap_R &= (before_R < rows_R) & (tokens.documents(before_R) == tokens.documents(rows_R))
-    gap_R &= tokens.positions(before_R) + 1 == tokens.positions(rows_R)  # else a token between them has no row
-    pairs = zip(gap_R.tolist(), tokens.strings(rows_R), strict=True)
-    return [" " * (gap or text[:1].isspace()) + text.strip() if text.strip() else text for gap, text in pairs]
 
 
 def _documents(source: Source) -> _Candidates:

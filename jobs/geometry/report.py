@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from jobs.core.context import Metric, Report
-from jobs.geometry.agreement import Agreement, Local
+from jobs.geometry.agreement import WIDEST, Agreement, Local
+from jobs.geometry.coherence import Coherence, coherence
 from jobs.geometry.config import Config
 from jobs.geometry.points import Chosen, DocumentMeans, Rows, TokenMeans
 from jobs.geometry.similarity import Similarity
@@ -18,14 +19,23 @@ _POINTS = {TokenMeans: "token ids", DocumentMeans: "documents", Rows: "tokens in
 def write(config: Config, chosen: Chosen, spaces: Sequence[Space], agreement: Agreement | None) -> Report:
     """Everything found, the most telling first."""
     metrics = [] if agreement is None else _agreement_metrics(agreement)
-    for label, space in zip(("first", "second"), spaces, strict=False):
+    coherences = (
+        agreement.coherence if agreement else (coherence(spaces[0], spaces[0], config.permutations, config.seed),)
+    )
+    for label, space, told in zip(("first", "second"), spaces, coherences, strict=False):
         metrics += _space_metrics(label, space, config)
+        metrics += _coherence_metrics(label, told, _judge(space, spaces))
     undefined = [metric.name for metric in metrics if not np.isfinite(metric.value)]
     notes = _notes(config, chosen, spaces)
     if undefined:
         notes.append(f"Not defined for these points, which do not vary in it: {', '.join(undefined)}.")
     kept = tuple(metric for metric in metrics if metric.name not in undefined)
     return Report(headline=_headline(chosen, spaces, agreement), metrics=kept, notes=tuple(notes))
+
+
+def _judge(space: Space, spaces: Sequence[Space]) -> str:
+    """The space that tells whether neighbours belong together: the other one, where there is one."""
+    return next((other.name for other in spaces if other is not space), "the same space")
 
 
 def _headline(chosen: Chosen, spaces: Sequence[Space], agreement: Agreement | None) -> str:
@@ -49,15 +59,25 @@ def _agreement_metrics(agreement: Agreement) -> list[Metric]:
     about = "cosine of LLE weights over all points, one row of weights per point"
     refitted = "the same with the first space's neighbours in both: how much, given who"
     rank, rank_null = agreement.rank
+    about_mean, about_mean_null = agreement.rank_centred
     r, null = agreement.dimension_r
     order, order_null = agreement.dimension_rank
     return [
         *_similarity_metrics("similarity", agreement.cosine, "Pearson r of cosines over all pairs i < j"),
         *_similarity_metrics("similarity_centred", agreement.centred, "the same after the mean point is removed"),
+        *_similarity_metrics(
+            "similarity_without_widest",
+            agreement.without_widest,
+            f"of the cosines without {WIDEST} principal components",
+        ),
+        *_similarity_metrics("dot", agreement.dot, "Pearson r of dot products over all pairs i < j"),
+        *_similarity_metrics("dot_centred", agreement.dot_centred, "the same after the mean point is removed"),
         Metric(name="similarity_rank", value=rank, null=rank_null, about="Spearman's rho over sampled pairs"),
+        Metric(name="similarity_rank_centred", value=about_mean, null=about_mean_null, about="the same, mean removed"),
         *_local_metrics("weights", agreement.weights, about),
         *_local_metrics("weights_refitted", agreement.refitted, refitted),
         _mean("overlap", agreement.overlap, "share of the k nearest neighbours that are so in both"),
+        *(metric for k, parts in agreement.further.items() for metric in _further_metrics(k, *parts)),
         Metric(name="dimension_r", value=r, null=null, about="Pearson r of intrinsic dimension over points"),
         Metric(name="dimension_rank", value=order, null=order_null, about="Spearman's rho of the same"),
     ]
@@ -84,6 +104,37 @@ def _local_metrics(name: str, part: Local, about: str) -> list[Metric]:
         for quarter in (1, 2, 3)
     ]
     return [_mean(name, part, about), *quartiles]
+
+
+def _further_metrics(k: int, weights: Local, overlap: Local) -> list[Metric]:
+    return [
+        _mean(f"weights_k{k}", weights, f"cosine of LLE weights over all points, {k} neighbours"),
+        _mean(f"overlap_k{k}", overlap, f"share of the {k} nearest neighbours that are so in both"),
+    ]
+
+
+def _coherence_metrics(label: str, found: Coherence, judge: str) -> list[Metric]:
+    about = f"share of pairs of a point's neighbours that are neighbours in {judge}; null: random sets of points"
+    return [
+        Metric(
+            name=f"{label}.coherence_lowest",
+            value=found.lowest,
+            null=found.random,
+            about=f"{about}; points in the lowest tenth by dimension",
+        ),
+        Metric(
+            name=f"{label}.coherence_highest",
+            value=found.highest,
+            null=found.random,
+            about=f"{about}; points in the highest tenth by dimension",
+        ),
+        Metric(
+            name=f"{label}.coherence_rank",
+            value=found.rank,
+            null=found.rank_null,
+            about="Spearman's rho of dimension and coherence; below 0 where low-dimensional points cluster",
+        ),
+    ]
 
 
 def _mean(name: str, part: Local, about: str) -> Metric:

@@ -3,6 +3,7 @@
 Shapes: N points, Q of them queried, K neighbours each, M eigenvalues, D width.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -10,9 +11,15 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from jobs.core.linalg import barycentric_weights, centred, local_spectra, unit_rows
+from jobs.core.linalg import barycentric_weights, centred, local_spectra, quick_spectra, unit_rows
 from jobs.core.neighbours import Neighbours, nearest
-from jobs.geometry.dimension import gaussian_like, likelihood_dimension, local_dimension, participation_ratio
+from jobs.geometry.dimension import (
+    gaussian_like,
+    is_close_call,
+    likelihood_dimension,
+    local_dimension,
+    participation_ratio,
+)
 from storage.value import Value
 
 Metric = Literal["euclidean", "cosine"]
@@ -27,6 +34,8 @@ class Dimension(Value):
     """Share of a neighbourhood's variance that the dimensions have to explain."""
     points: Annotated[int, Meta(ge=3)] = 500
     """Points at which it is measured, drawn from all of them."""
+    allow_saturated: bool = False
+    """Go on where k is not above the width; the report then says that k, not the points, limits the dimension."""
 
 
 class Local(Value):
@@ -36,6 +45,8 @@ class Local(Value):
     metric: Metric
     reg: float
     dimension: Dimension
+    ks: tuple[int, ...] = ()
+    """Further numbers of neighbours at which LLE weights are compared."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,11 @@ class Space:
     name: str
     x_ND: Tensor
     near: Neighbours
+    """The k nearest of each point."""
     weights_NK: Tensor
+    """LLE weights of these."""
+    further: Mapping[int, tuple[Tensor, Tensor]]
+    """Neighbours and weights for each of the further numbers of them."""
     error_N: Tensor
     """Squared distance of each point from what its neighbours rebuild, over the points' mean variance."""
     random_error: float
@@ -70,7 +85,8 @@ class Space:
 
 def measure(name: str, x_ND: Tensor, local: Local, queries_Q: Tensor, seed: int) -> Space:
     """The local geometry of `x`, its dimension at the queried points only."""
-    near = nearest(_ruler(x_ND, local.metric), local.k)
+    widest = nearest(_ruler(x_ND, local.metric), max((local.k, *local.ks)))
+    near = Neighbours(*(part[:, : local.k] for part in widest))
     all_N = torch.arange(len(x_ND), device=x_ND.device)
     variance = centred(x_ND).double().square().sum(1).mean()
     weights_NK, residual_N = barycentric_weights(x_ND, all_N, near.indices_QK, local.reg)
@@ -83,6 +99,7 @@ def measure(name: str, x_ND: Tensor, local: Local, queries_Q: Tensor, seed: int)
         x_ND=x_ND,
         near=near,
         weights_NK=weights_NK,
+        further={k: _weights(x_ND, widest.indices_QK[:, :k], local.reg) for k in local.ks},
         error_N=residual_N / variance,
         random_error=float(random_residual_N.mean() / variance),
         queries_Q=queries_Q,
@@ -95,14 +112,22 @@ def measure(name: str, x_ND: Tensor, local: Local, queries_Q: Tensor, seed: int)
     )
 
 
+def _weights(x_ND: Tensor, near_NK: Tensor, reg: float) -> tuple[Tensor, Tensor]:
+    all_N = torch.arange(len(x_ND), device=x_ND.device)
+    return near_NK, barycentric_weights(x_ND, all_N, near_NK, reg)[0]
+
+
 def _ruler(x_ND: Tensor, metric: Metric) -> Tensor:
     """The rows between which Euclidean distance is the metric's order."""
     return unit_rows(x_ND) if metric == "cosine" else x_ND
 
 
 def _spectra(x_ND: Tensor, local: Local, queries_Q: Tensor) -> Tensor:
-    near = nearest(_ruler(x_ND, local.metric), local.dimension.k, queries_Q)
-    return local_spectra(x_ND, near.indices_QK)
+    near_QK = nearest(_ruler(x_ND, local.metric), local.dimension.k, queries_Q).indices_QK
+    spectra_QM = quick_spectra(x_ND, near_QK)
+    unsure_Q = torch.nonzero(is_close_call(spectra_QM, local.dimension.tau)).squeeze(1)
+    spectra_QM[unsure_Q] = local_spectra(x_ND, near_QK[unsure_Q])
+    return spectra_QM
 
 
 def _mean_cosine(x_ND: Tensor) -> float:

@@ -31,6 +31,24 @@ def space_table(space: Space, chosen: Chosen, members_N: np.ndarray) -> pa.Table
     )
 
 
+def extremes_table(spaces: Sequence[Space], chosen: Chosen, shown: int = 30, neighbours: int = 6) -> pa.Table:
+    """The points of lowest and of highest dimension in each space, most extreme first, with those nearest to them."""
+    strings = np.array(chosen.strings, object)
+    lines = []
+    for space in spaces:
+        order_Q = space.dimension_Q.argsort(stable=True).cpu().numpy()
+        for end, places in (("lowest", order_Q[:shown]), ("highest", order_Q[::-1][:shown])):
+            for place in places.tolist():
+                point = int(space.queries_Q[place])
+                near = strings[space.near.indices_QK[point, :neighbours].cpu().numpy()].tolist()
+                dimension, control = int(space.dimension_Q[place]), int(space.control_Q[place])
+                lines.append(
+                    {"space": space.name, "end": end, "string": strings[point], "dimension": dimension}
+                    | {"gaussian": control, "neighbours": near}
+                )
+    return pa.Table.from_pylist(lines)
+
+
 def agreement_table(agreement: Agreement, chosen: Chosen, spaces: Sequence[Space]) -> pa.Table:
     """Each point's agreement between the two spaces, at every scale."""
     return pa.table(

@@ -17,14 +17,16 @@ from jobs.probe import figures, tables
 from jobs.probe.evaluate import intervals
 from jobs.probe.examples import EveryToken, Examples, LastToken, MeanToken, Pooling, draw
 from jobs.probe.fit import Logistic, Method, Ridge, fit_site, make_groups
+from jobs.probe.groups import group_names
 from jobs.probe.judge import Held, Probe, judge_site
 from jobs.probe.targets import Labels, Target, is_property, name, numeric, read_labels
+from jobs.probe.vectors import Vectors, load, vectors
 from storage.errors import InputError
 from storage.index import TokenIndex
 from storage.site import Site
 from storage.value import Value
 
-__all__ = ["Config", "EveryToken", "LastToken", "Logistic", "MeanToken", "Ridge", "reads", "run"]
+__all__ = ["Config", "EveryToken", "LastToken", "Logistic", "MeanToken", "Ridge", "Vectors", "load", "reads", "run"]
 
 
 Ends = Mapping[tuple[str, Site], tuple[float, float]]
@@ -54,6 +56,9 @@ class Config(Value):
     targets: tuple[Target, ...] = ()
     """Label columns by name, `{ kind = "number", name = ... }` to regress one, or properties of the token:
     `position`, `token_id`, `length`, `capitalised`, `word_start` as `kind`; none means every label column."""
+    group: str | None = None
+    """A label column (a speaker, a source) whose equal values stay on one side of the split; without it documents do.
+    Labels are shuffled and intervals drawn over the same groups."""
     pooling: Pooling = EveryToken()
     """What an example is: every token, or the last or mean state of a document."""
     method: Method = Ridge()
@@ -100,20 +105,26 @@ def run(config: Config, ctx: Context) -> Report:
     tokens = cache.tokens
     sites = sorted(set(config.sites or cache.sites))
     n_rows = min(cache.site(site).shape[0] for site in sites)
-    split = split_documents(tokens.document_ids, validation=config.validation, test=config.test, seed=config.seed)
+    names_D = group_names(config.group, tokens)
+    split = split_documents(names_D, validation=config.validation, test=config.test, seed=config.seed)
+    owners_D = np.unique(names_D.astype(str), return_inverse=True)[1]
     examples = draw(tokens, n_rows, config.pooling, config.max_rows, config.seed)
     parts = split.at(examples.documents_N)
     targets = _read_targets(config, tokens, examples, parts)
-    groups = make_groups(targets, examples.documents_N, config.shuffles, config.seed)
-    held, edges = _held(config, tokens, examples, parts)
+    owners_N = owners_D[examples.documents_N]
+    groups = make_groups(targets, owners_N, config.shuffles, config.seed)
+    held, edges = _held(config, tokens, examples, owners_N, parts)
     found: list[Probe] = []
+    exported: dict[str, np.ndarray] = {}
     for site in sites:
         fitted = fit_site(cache.site(site), examples, parts, groups, config.method, ctx.device)
+        exported |= vectors(site, fitted)
         found += judge_site(site, fitted, held, parts.train, probabilistic=isinstance(config.method, Logistic))
     spans = intervals([probe.sums for probe in found], [probe.statistic for probe in found], config.seed)
     ends = {(probe.labels.name, probe.site): span for probe, span in zip(found, spans, strict=True)}
     by_target = {labels.name: [probe for probe in found if probe.labels is labels] for labels in targets}
     best = [max(mine, key=lambda probe: probe.validation) for mine in by_target.values()]
+    ctx.save("vectors", exported)
     _leave_numbers(ctx, found, ends, edges, targets, parts)
     _leave_figures(ctx, by_target, best, ends, edges)
     notes = _notes(config, examples, parts, targets)
@@ -137,10 +148,12 @@ def _read_targets(config: Config, tokens: TokenIndex, examples: Examples, parts:
     return targets
 
 
-def _held(config: Config, tokens: TokenIndex, examples: Examples, parts: Split) -> tuple[Held, np.ndarray]:
+def _held(
+    config: Config, tokens: TokenIndex, examples: Examples, owners_N: np.ndarray, parts: Split
+) -> tuple[Held, np.ndarray]:
     """The held-out examples, and the edges of the spans of positions they are counted in."""
     at_H = np.flatnonzero(~parts.train)
-    documents_H = examples.documents_N[at_H]
+    documents_H = owners_N[at_H]
     of_test = np.unique(documents_H[parts.test[at_H]])
     owner_H = np.minimum(np.searchsorted(of_test, documents_H), len(of_test) - 1)
     bin_H, edges = None, np.empty(0, np.int64)
@@ -224,6 +237,10 @@ def _metrics(best: Sequence[Probe], ends: Ends) -> tuple[Metric, ...]:
     return (*leading, *rest)
 
 
+def _owners(config: Config) -> str:
+    return "documents" if config.group is None else f"groups of one {config.group}"
+
+
 def _notes(config: Config, examples: Examples, parts: Split, targets: Sequence[Labels]) -> tuple[str, ...]:
     """What a reader must know to trust the numbers."""
     what = "rows" if isinstance(config.pooling, EveryToken) else "documents"
@@ -232,8 +249,10 @@ def _notes(config: Config, examples: Examples, parts: Split, targets: Sequence[L
         f"{len(examples)} of {examples.n_available} {what} ({config.pooling.__struct_config__.tag}); "
         f"{counts[0]} documents to train on, {counts[1]} to choose by, {counts[2]} to measure on.",
         "A target's best site is the best on validation documents; its numbers here are from test documents.",
-        f"The null is the mean of {config.shuffles} fits to labels shuffled between documents.",
+        f"The null is the mean of {config.shuffles} fits to labels shuffled between {_owners(config)}.",
     ]
+    if config.group is not None:
+        notes.append(f"Documents of one {config.group} are on one side of the split, and intervals are over these.")
     for labels in targets:
         if labels.left_out:
             lacking = ", ".join(labels.left_out)

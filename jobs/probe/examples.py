@@ -59,6 +59,12 @@ class Examples:
     def __len__(self) -> int:
         return len(self.ends_N)
 
+    def only(self, keep_N: np.ndarray) -> "Examples":
+        """Those of the mask."""
+        lengths_N = np.diff(self.ends_N, prepend=0)
+        rows_R = self.rows_R[np.repeat(keep_N, lengths_N)]
+        return Examples(rows_R, np.cumsum(lengths_N[keep_N]), self.documents_N[keep_N], self.n_available)
+
     @property
     def pooled(self) -> bool:
         """Some example is a mean over rows."""

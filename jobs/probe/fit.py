@@ -34,6 +34,8 @@ class Logistic(Value, tag_field="kind", tag="logistic"):
 
     penalties: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
     """Tried in turn, in units of the mean variance of the states' coordinates; validation documents choose."""
+    balanced: bool = False
+    """Weigh examples so that every class counts the same, however rare it is."""
 
 
 Method = Ridge | Logistic
@@ -89,6 +91,40 @@ class SiteFit(NamedTuple):
     fits: list[tuple[Problem, Fit]]
     origin_D: Tensor
     x_HD: Tensor
+    sums: "ClassSums"
+
+
+class ClassSums:
+    """Sums of the training states of each class of each target as given, filled as blocks go by."""
+
+    def __init__(self, groups: Sequence[Group], parts: Split, width: int, device: str) -> None:
+        self._train_N = parts.train
+        self._problems = [
+            (problem, group.known_N)
+            for group in groups
+            for problem in group.problems
+            if problem.shuffle == 0 and problem.labels.classes
+        ]
+        self._sums = {
+            problem.labels.name: torch.zeros(problem.n_outputs, width + 1, dtype=torch.float64, device=device)
+            for problem, _ in self._problems
+        }
+
+    def passing(self, blocks: Iterator[tuple[slice, Tensor]]) -> Iterator[tuple[slice, Tensor]]:
+        """The same blocks, counted."""
+        for at, x_BD in blocks:
+            for problem, known_N in self._problems:
+                mine_B = torch.from_numpy(np.flatnonzero(self._train_N[at] & known_N[at]))
+                rows_BD = x_BD[mine_B.to(x_BD.device)].double()
+                counted = torch.cat([rows_BD, torch.ones_like(rows_BD[:, :1])], 1)
+                self._sums[problem.labels.name].index_add_(0, problem.y_N[mine_B + at.start].to(x_BD.device), counted)
+            yield at, x_BD
+
+    def differences(self, name: str) -> Tensor:
+        """Mean state of each class less the mean of all other classes' states, float64 [C, D]."""
+        sums = self._sums[name]
+        rest = sums.sum(0) - sums
+        return sums[:, :-1] / sums[:, -1:] - rest[:, :-1] / rest[:, -1:]
 
 
 def make_groups(targets: Sequence[Labels], documents_N: np.ndarray, shuffles: int, seed: int) -> list[Group]:
@@ -111,7 +147,9 @@ def fit_site(
 ) -> SiteFit:
     """Read a site's examples once and fit every problem."""
     origin_D = torch.from_numpy(np.asarray(acts.moments.mean, dtype=np.float32)).to(device)
-    blocks = ((at, x_BD - origin_D) for at, x_BD in read_blocks(acts, examples, device))
+    read = ((at, x_BD - origin_D) for at, x_BD in read_blocks(acts, examples, device))
+    sums = ClassSums(groups, parts, acts.d, device)
+    blocks = sums.passing(read)
     match method:
         case Ridge():
             fits, x_HD = _fit_ridge(blocks, parts, groups, method, acts.d, device)
@@ -119,7 +157,7 @@ def fit_site(
             fits, x_HD = _fit_logistic(blocks, parts, groups, method)
         case _:
             assert_never(method)
-    return SiteFit(fits, origin_D, x_HD)
+    return SiteFit(fits, origin_D, x_HD, sums)
 
 
 def _fit_ridge(
@@ -160,7 +198,13 @@ def _fit_logistic(
         )
         y_PV = y_PN[:, validation]
         chosen = fit_logistic(
-            design(x_ND[train]), y_PN[:, train], x_ND[validation], y_PV, group.widths, method.penalties
+            design(x_ND[train]),
+            y_PN[:, train],
+            x_ND[validation],
+            y_PV,
+            group.widths,
+            method.penalties,
+            balanced=method.balanced,
         )
         for problem, (fit, penalty) in zip(group.problems, chosen, strict=True):
             fits.append((problem, Fit(*fit, penalty)))

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+SMALLEST = 1e-30
+"""Variance below which a penalty does not go: states that are all the same leave the intercept alone."""
+
 
 class Linear(NamedTuple):
     """A map from states to scores: x W + b."""
@@ -59,7 +62,7 @@ def ridge_path(gram: Gram, penalties: tuple[float, ...]) -> list[Linear]:
     C_DK = gram.xy_DK - torch.outer(gram.x_D, gram.y_K) / gram.n
     values_D, V_DD = torch.linalg.eigh(S_DD)
     turned_DK = V_DD.T @ C_DK
-    unit = values_D.clamp(min=0).mean()
+    unit = values_D.clamp(min=0).mean().clamp(min=SMALLEST)
     path = []
     for penalty in penalties:
         W_DK = V_DD @ (turned_DK / (values_D.clamp(min=0) + penalty * unit)[:, None])

@@ -53,8 +53,11 @@ def test_a_run_ends_by_itself_though_hosts_die_come_and_are_cut_off(disturbed_wo
                 assert late, run.losses
                 run.until(lambda: all(shards_of(lake, unit) for unit in late), "others had done the zombie's units")
                 before, read = marks(lake), bytes_read(zombie)
-            # it finds each shard that it wants to write there already, and reads it
-            wait_for(lambda: bytes_read(zombie) - read >= min(shards_of(lake, unit) for unit in late), "late work", 60)
+            # it finds each shard that it wants to write there already, and reads it; the others wait for it
+            with frozen(workers(a, lake)), frozen(workers(d, lake)):
+                wait_for(
+                    lambda: bytes_read(zombie) - read >= min(shards_of(lake, unit) for unit in late), "late work", 60
+                )
             with frozen(workers(a, lake)):
                 run.until(lambda: "d" in hosts_of(lake), "the new host had marked a unit")
                 with frozen(workers(d, lake)):

@@ -30,7 +30,7 @@ site = "embed"
 n_points = 40
 skip = 0
 k = 4
-dimension = { k = 10 }
+dimension = { k = 10, allow_saturated = true }
 """
 
 

@@ -1,6 +1,8 @@
 """Planted geometry: known dimensions, known agreement, and caches whose shape was chosen."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,8 +14,15 @@ import jobs.geometry as geometry
 from jobs.core import linalg
 from jobs.core.neighbours import nearest
 from jobs.geometry.agreement import compare, overlap, permuted, row_cosines
+from jobs.geometry.coherence import coherence, pair_share
 from jobs.geometry.config import Config, Side
-from jobs.geometry.dimension import gaussian_like, likelihood_dimension, local_dimension, participation_ratio
+from jobs.geometry.dimension import (
+    gaussian_like,
+    is_close_call,
+    likelihood_dimension,
+    local_dimension,
+    participation_ratio,
+)
 from jobs.geometry.figures import readable
 from jobs.geometry.points import DocumentMeans, Rows, Source, TokenMeans, choose, states
 from jobs.geometry.similarity import cross_sum, pearson, row_sums, similarity
@@ -120,6 +129,40 @@ def test_blocks_do_not_change_the_agreement(monkeypatch):
     torch.testing.assert_close(row_sums(x_ND, y_NE), before, rtol=1e-10, atol=1e-8)
 
 
+def test_agreement_is_that_of_the_noise_that_was_put_in():
+    """T3: an orthogonal embedding keeps every cosine, and noise lowers r as it was measured elsewhere."""
+    x_ND = normal(1500, 384).double()
+    assert r_of(unit(x_ND), unit(x_ND @ rotation(384, wider=512).double())) == pytest.approx(1, abs=1e-9)
+    table = x_ND * torch.linspace(2, 0.5, 384) + 0.3  # word tables are neither isotropic nor centred
+    for noise in (0.25, 0.5, 1.0, 2.0):
+        noisy = table + noise * table.std() * normal(1500, 384, seed=4)
+        blockwise, dense = r_of(unit(table), unit(noisy)), dense_r(unit(table), unit(noisy))
+        assert blockwise == pytest.approx(dense, abs=1e-9)
+    independent = unit(normal(2000, 48)), unit(normal(2000, 64, seed=1))
+    assert abs(r_of(*independent)) <= 0.02
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_points_are_compared_in_little_memory():
+    """Peak beyond the interpreter and the points themselves, in a process of its own; N^2 would be 80 GB."""
+    code = """
+import torch
+from benchmarks.timing import own_memory
+from jobs.core.linalg import centred, without_widest
+from jobs.geometry.dimension import gaussian_like
+from jobs.geometry.similarity import similarity
+x, y = torch.randn(100_000, 128), torch.randn(100_000, 192)
+before = own_memory("VmRSS")
+similarity(x, y, 2, 100, 0)
+gaussian_like(without_widest(centred(y), 3), 0)
+print(own_memory("VmHWM") - before, own_memory("VmHWM"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=280)
+    more, peak = map(float, done.stdout.split())
+    assert more < 600
+    assert peak < 2000
+
+
 # Local agreement
 
 
@@ -200,6 +243,23 @@ def test_a_plane_far_from_the_origin_has_its_own_dimension_everywhere(m):
     assert not found.saturated
 
 
+@pytest.mark.parametrize(("m", "at_95"), [(2, 2), (5, 5), (16, 15)])
+def test_planes_have_the_dimension_that_the_paper_defines(m, at_95):
+    """T4: of a plane in 128 dimensions, away from the origin; without centring it would be 1."""
+    flat = plane(m, n=3000, width=128)
+    for k, tau, expected in ((100, 0.999, m), (1200, 0.95, at_95)):
+        found = measure("a", flat, local(dimension_k=k, tau=tau), torch.arange(8), 0)
+        assert found.dimension_Q.unique().tolist() == [expected]
+        assert int(found.dimension_Q.max()) <= found.ceiling == min(k - 1, 128)
+
+
+def test_an_isotropic_cloud_of_384_dimensions_has_322_for_1200_neighbours():
+    """T5: what the share of .95 makes of 384 equal variances, sampled by 1200 points."""
+    x_ND = normal(6000, 384)
+    spectra = linalg.local_spectra(x_ND, nearest(x_ND, 1200, torch.arange(12)).indices_QK)
+    assert local_dimension(spectra, 0.95).double().mean() == pytest.approx(322, abs=3)
+
+
 def test_a_ball_has_the_dimension_it_fills_by_every_estimate():
     direction, radius = unit(normal(2000, 4)), torch.rand(2000, 1, generator=torch.Generator().manual_seed(1))
     ball = direction * radius ** (1 / 4) @ rotation(4, wider=50) + 1
@@ -244,10 +304,49 @@ def test_dimension_is_the_least_number_of_components_that_reach_the_share():
     assert participation_ratio(spectra)[:3].tolist() == pytest.approx([100 / 46, 3, 1])
 
 
+def test_a_share_that_float32_could_miscount_is_worked_out_again():
+    spectra = torch.tensor([[6.0, 3.0, 1.0], [6.0, 3.4, 0.6], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    assert is_close_call(spectra, 0.9).tolist() == [True, False, True]
+    x_ND = normal(500, 30) * torch.linspace(0.3, 2, 30)
+    near = nearest(x_ND, 100, torch.arange(60)).indices_QK
+    expected = local_dimension(linalg.local_spectra(x_ND, near), 0.95)
+    assert torch.equal(space(x_ND, dimension_k=100).dimension_Q, expected)
+
+
 def test_points_with_a_copy_of_themselves_do_not_spoil_the_likelihood_estimate():
     x_ND = normal(2000, 2)
     x_ND[:50] = x_ND[50:100].clone()
     assert likelihood_dimension(nearest(x_ND, 10).distances_QK) == pytest.approx(2, abs=0.2)
+
+
+# Coherence
+
+
+def test_the_share_of_pairs_is_that_of_the_definition():
+    near = nearest(normal(50, 3), 6).indices_QK
+    sets = torch.tensor([[1, 2, 3, 4], [9, 30, 17, 44]])
+    for row, members in enumerate(sets.tolist()):
+        pairs = [(one, other) for at, one in enumerate(members) for other in members[at + 1 :]]
+        known = [other in near[one].tolist() or one in near[other].tolist() for one, other in pairs]
+        assert float(pair_share(sets, near)[row]) == pytest.approx(np.mean(known))
+
+
+def test_points_of_tight_clusters_in_few_dimensions_are_coherent_and_those_of_a_cloud_are_not():
+    flat = normal(20, 1, 30) * 40 + normal(20, 25, 2, seed=1) @ normal(20, 2, 30, seed=2)
+    x_ND = torch.cat([flat.reshape(500, 30), normal(500, 30, seed=3) * 8])
+    y_ND = x_ND @ rotation(30)
+    settings = Local(k=8, metric="euclidean", reg=1e-3, dimension=Dimension(k=20, tau=0.95))
+    a, b = (measure(name, z, settings, torch.arange(0, 1000, 3), 0) for name, z in (("a", x_ND), ("b", y_ND)))
+    for judge in (a, b):
+        found = coherence(a, judge, 20, seed=0)
+        assert found.lowest > 0.5 > found.highest > found.random
+        assert found.random == pytest.approx(2 * 8 / 999, rel=0.3)
+        assert found.rank < -0.5
+        assert abs(found.rank_null) < 0.1
+    with_stranger = coherence(
+        a, measure("c", normal(1000, 30, seed=9), settings, torch.arange(0, 1000, 3), 0), 20, seed=0
+    )
+    assert with_stranger.lowest == pytest.approx(with_stranger.random, abs=0.03)
 
 
 # The job
@@ -309,8 +408,17 @@ def test_two_rotated_spaces_agree_at_every_scale_and_their_nulls_do_not(pair, ru
     expected = {"similarity", "local", "dimension", "points"}
     assert {f"figures/{name}.svg" for name in expected} <= set(artifact.files)
     assert all(artifact.files[f"figures/{name}.svg"].caption for name in expected)
+    for name in ("dot", "dot_centred", "similarity_centred", "similarity_without_widest", "similarity_rank"):
+        assert found[name] > 0.99
+        assert abs(null[name]) < 0.1
+    for name in ("weights_k20", "overlap_k20"):
+        assert found[name] > 0.9 > null[name]
     lines = table(artifact, "agreement")
     assert np.mean(lines["weights"]) == pytest.approx(found["weights"])
+    extremes = table(artifact, "extremes")
+    assert len(extremes["string"]) == 4 * 30
+    assert extremes["dimension"][:30] == sorted(extremes["dimension"][:30])
+    assert {len(near) for near in extremes["neighbours"]} == {5}
 
 
 def test_token_means_are_the_means_of_the_rows_of_each_token(make_cache, run_job):
@@ -399,6 +507,21 @@ def test_the_same_points_are_drawn_whatever_the_order_of_caches_and_documents(pa
         assert torch.equal(x_ND, states(points, sources[0], backward.members[1], "cpu"))
 
 
+def test_order_of_rows_and_size_of_blocks_change_no_number(pair, make_cache, run_job, monkeypatch):
+    before = values(run_job(geometry, config(against=AGAINST), pair)[0])
+    monkeypatch.setattr(linalg, "WORKING_BYTES", 6000)
+    monkeypatch.setattr("jobs.geometry.points.BLOCK", 111)
+    order = np.random.default_rng(0).permutation(40)
+    turned = {}
+    for name, site in (("a", "resid.0"), ("b", "resid.3")):
+        rows = np.asarray(pair[name].site(Site.parse(site))[:]).reshape(40, 30, -1)[order]
+        documents = [corpus()[n] for n in (order if name == "a" else 39 - order)]
+        turned[name] = make_cache({site: rows.reshape(1200, -1)}, documents, name=f"{name}.turned")
+    after = values(run_job(geometry, config(against=AGAINST), turned)[0])
+    for name, value in before.items():
+        assert after[name] == pytest.approx(value, rel=1e-6, abs=1e-8), name
+
+
 def test_the_same_config_gives_the_same_numbers(make_cache, run_job):
     documents = corpus()
     cache = make_cache({"resid.0": word_rows(documents, normal(N_WORDS, 8).numpy(), 0.5)}, documents)
@@ -406,7 +529,12 @@ def test_the_same_config_gives_the_same_numbers(make_cache, run_job):
 
 
 def test_few_neighbours_are_said_to_saturate(pair, run_job):
-    report, _ = run_job(geometry, config(dimension={"k": 6, "points": 40}), pair)
+    few = {"k": 6, "points": 40}
+    with pytest.raises(
+        InputError, match=r"dimension\.k = 6 is not above 8, the width of a resid\.0: .* dimension\.allow_saturated"
+    ):
+        run_job(geometry, config(dimension=few), pair)
+    report, _ = run_job(geometry, config(dimension=few | {"allow_saturated": True}), pair)
     assert "(saturated)" in report.headline
     assert any("raise dimension.k above the width" in note for note in report.notes)
 
@@ -471,3 +599,10 @@ def test_listed_strings_can_be_drawn_by_the_font():
     assert readable(" a\nb", 10) == "·a·b"
     assert readable("漢", 10) == "□"
     assert readable("abcdefgh", 5) == "ab…gh"
+
+
+def test_points_that_are_all_the_same_are_refused(make_cache, run_job):
+    documents = corpus()
+    cache = make_cache({"resid.0": np.ones((len(word_rows(documents, normal(N_WORDS, 8).numpy())), 8))}, documents)
+    with pytest.raises(InputError, match=r"a resid\.0 has the same state at all 60 points: take another site"):
+        run_job(geometry, config(), {"a": cache})

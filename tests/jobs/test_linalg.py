@@ -7,7 +7,7 @@ from sklearn.manifold._locally_linear import barycenter_weights
 from sklearn.neighbors import NearestNeighbors
 
 from jobs.core import linalg
-from jobs.core.linalg import barycentric_weights, blocks, centred, local_spectra, unit_rows
+from jobs.core.linalg import barycentric_weights, blocks, centred, local_spectra, quick_spectra, unit_rows
 from jobs.core.neighbours import nearest
 
 
@@ -149,6 +149,15 @@ def test_spectra_are_the_eigenvalues_of_each_neighbourhoods_covariance(k):
     for found, rows in zip(spectra.numpy(), near.numpy(), strict=True):
         expected = np.linalg.eigvalsh(np.cov(x_ND.double().numpy()[rows].T))[::-1][: len(found)]
         np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("k", [6, 40])
+def test_quick_spectra_are_the_exact_ones_to_float32(k):
+    x_ND = normal(300, 16) * torch.linspace(0.1, 3, 16) + 50
+    near = nearest(x_ND, k, torch.arange(20)).indices_QK
+    exact, quick = local_spectra(x_ND, near), quick_spectra(x_ND, near)
+    assert quick.shape == exact.shape
+    assert ((quick - exact).abs() / exact[:, :1]).max() < 1e-5
 
 
 def test_unit_rows_keep_zero_and_centred_rows_sum_to_zero():

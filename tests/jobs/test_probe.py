@@ -328,6 +328,21 @@ def test_planted_topics_are_read_where_they_are_and_nowhere_else(make_cache, run
     assert cosines.min() > 0.95
 
 
+@pytest.mark.parametrize(("method", "targets"), [("ridge", ["topic", "mood"]), ("logistic", ["topic"])])
+def test_states_that_are_all_the_same_tell_nothing(make_cache, run_job, method, targets):
+    """As the embeddings of last tokens do where every document ends with a full stop."""
+    documents, sites, _ = planted()
+    sites["embed"] = np.ones(D) * np.ones((len(sites["resid.0"]), 1))
+    sites["resid.2"] = np.zeros_like(sites["embed"])
+    cache = make_cache(sites=sites, documents=documents)
+    _, artifact = run_job(probe, config(targets=targets, method={"kind": method}), caches={"c": cache})
+    for site in ("embed", "resid.2"):
+        (topic,) = column(artifact, "metrics", site=site, target="topic", metric="accuracy")
+        assert topic["value"] == topic["baseline"]
+        for mood in column(artifact, "metrics", site=site, target="mood", metric="r2"):
+            assert mood["value"] == pytest.approx(0, abs=0.1)
+
+
 def test_a_planted_number_is_regressed_along_its_direction(make_cache, run_job):
     documents, sites, basis = planted()
     cache = make_cache(sites=sites, documents=documents)

@@ -388,7 +388,7 @@ def test_files_without_a_byte_are_an_empty_corpus(tmp_path, file):
     [
         ("a.jsonl", b"\n \n", "file"),
         ("a.csv", b"text\n", "file"),
-        ("a.jsonl.gz", gzip.compress(b""), "file"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "file"),
         ("a.txt", b"\n  \n", "line"),
         ("a.txt", b"\n  \n", "paragraph"),
     ],
@@ -471,7 +471,7 @@ def test_local_files_that_may_not_be_read_are_refused(tmp_path):
         ("a.csv", b"text,n\na,1\n\xe9,2\n", r"a\.csv, line 3: byte 0xe9 is not UTF-8"),
         ("a.csv", b"text,n\na,1\nb\n", r"a\.csv, line 3: 1 fields where the header has 2"),
         ("a.csv", b'text,n\na,1\n"b,2\n', r"a\.csv, line 3: unexpected end of data"),
-        ("a.jsonl.gz", gzip.compress(jsonl({"text": "a"}))[:-12], r"a\.jsonl\.gz is damaged"),
+        ("a.jsonl.gz", gzip.compress(jsonl({"text": "a"}), mtime=0)[:-12], r"a\.jsonl\.gz is damaged"),
         ("a.jsonl.gz", jsonl({"text": "a"}), r"a\.jsonl\.gz is damaged"),
         ("a.parquet", b"PAR1 not really", r"a\.parquet: damaged Parquet"),
     ],

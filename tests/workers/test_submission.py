@@ -185,6 +185,15 @@ def test_a_lost_connection_loses_and_repeats_no_line(jobs, relay, caplog):
     assert caplog.text.count("does not answer; the job goes on there") == 1
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as it is at a terminal; a shell without job control starts what runs in its background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_stop_it(head, jobs, capfd):
     job = shell(jobs, "sleep 20")
     threading.Timer(1.5, os.kill, [os.getpid(), signal.SIGINT]).start()
