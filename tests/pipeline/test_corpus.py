@@ -484,7 +484,9 @@ def test_damaged_bytes_are_named_with_file_and_line(tmp_path, file, data, match)
 def test_a_parquet_page_that_is_damaged_is_named_with_its_row(tmp_path):
     path = tmp_path / "a.parquet"
     rows = [f"row {n} " + "ab" * 50 for n in range(2000)]
-    parquet(path, {"text": rows}, row_group_size=500, compression="none", use_dictionary=False, write_page_checksum=True)
+    parquet(
+        path, {"text": rows}, row_group_size=500, compression="none", use_dictionary=False, write_page_checksum=True
+    )
     path.write_bytes(path.read_bytes().replace(b"row 1200 ab", b"row 1200 ac"))  # only the checksum tells
     corpus = source(Files(files="*"), tmp_path)
     files = survey(corpus).files
