@@ -1,4 +1,4 @@
-"""`make real`: the pretrained MiniLM encoder over the docstrings of this machine, and the four jobs on what it says.
+"""`make real`: the pretrained MiniLM encoder over the docstrings of this machine, and the jobs of examples/real.toml.
 
 `python -m examples.real [--tokens N]` gathers the corpus and runs examples/real.toml; everything goes to build/real.
 """
