@@ -20,9 +20,9 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from benchmarks.timing import Result, own_memory, side_by_side, table
-from jobs.core.linalg import barycentric_weights, quick_spectra
-from jobs.core.neighbours import nearest
-from jobs.geometry.dimension import local_dimension
+from jobs.core.linalg import barycentric_weights
+from jobs.core.neighbours import nearest, neighbourhoods
+from jobs.geometry.dimension import local_dimension, spectra
 
 K, REG = 10, 1e-3
 DIMENSION_K, TAU = 1200, 0.95
@@ -67,8 +67,8 @@ def dimension(x_ND: np.ndarray, queries: int, repeats: int) -> Result:
     found: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        spectra = quick_spectra(x, nearest(x, DIMENSION_K, chosen).indices_QK)
-        found["ours"] = local_dimension(spectra, TAU).numpy()
+        spectra_QM = spectra(x, neighbourhoods(x, DIMENSION_K, chosen), TAU)
+        found["ours"] = local_dimension(spectra_QM, TAU).numpy()
 
     def baseline() -> None:
         near = NearestNeighbors(n_neighbors=DIMENSION_K + 1, algorithm="brute").fit(x_ND)
@@ -91,7 +91,7 @@ def whole(n: int, width: int, queries: int) -> str:
     started, before = time.perf_counter(), own_memory("VmRSS")
     chosen = torch.arange(queries)
     barycentric_weights(x, chosen, nearest(x, K, chosen).indices_QK, REG)
-    quick_spectra(x, nearest(x, 1200, torch.arange(20)).indices_QK)
+    spectra(x, neighbourhoods(x, DIMENSION_K, torch.arange(20)), TAU)
     seconds = time.perf_counter() - started
     return (
         f"{n:,} x {width}: weights of {queries:,} points and dimensions of 20 in {seconds:.0f} s, "

@@ -6,7 +6,7 @@ Shapes: N points, Q queried, K neighbours each, M eigenvalues, D width.
 import torch
 from torch import Tensor
 
-from jobs.core.linalg import mean_and_scatter
+from jobs.core.linalg import local_spectra, mean_and_scatter, quick_spectra
 
 _DRAWN = 4096
 """Points of a Gaussian that are drawn at a time, whatever the working memory is."""
@@ -19,8 +19,19 @@ def local_dimension(spectra_QM: Tensor, tau: float) -> Tensor:
     return (short_QM.sum(1) + 1) * (total_Q1.squeeze(1) > 0)
 
 
-def is_close_call(spectra_QM: Tensor, tau: float, close: float = 1e-4) -> Tensor:
-    """Whether some number of components explains tau so nearly that float32 could miscount them; bool [Q]."""
+def spectra(x_ND: Tensor, near_QK: Tensor, tau: float) -> Tensor:
+    """Eigenvalues of each neighbourhood, float64 [Q, M]: to float32's precision, unless the dimension hangs on it."""
+    spectra_QM = quick_spectra(x_ND, near_QK)
+    unsure_Q = torch.nonzero(is_close_call(spectra_QM, tau)).squeeze(1)
+    spectra_QM[unsure_Q] = local_spectra(x_ND, near_QK[unsure_Q])
+    return spectra_QM
+
+
+def is_close_call(spectra_QM: Tensor, tau: float, close: float = 5e-6) -> Tensor:
+    """Whether some number of components explains tau so nearly that float32 could miscount them; bool [Q].
+
+    Shares of the variance differ by 3e-7 at most between float32 and float64 (tables with offsets, massive dimensions).
+    """
     share_QM = spectra_QM.cumsum(1) / spectra_QM.sum(1, keepdim=True)
     return ((share_QM - tau).abs() < close).any(1) | share_QM.isnan().any(1)
 

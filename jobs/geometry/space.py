@@ -11,14 +11,14 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from jobs.core.linalg import barycentric_weights, centred, local_spectra, quick_spectra, unit_rows
-from jobs.core.neighbours import Neighbours, nearest
+from jobs.core.linalg import barycentric_weights, centred, unit_rows
+from jobs.core.neighbours import Neighbours, nearest, neighbourhoods
 from jobs.geometry.dimension import (
     gaussian_like,
-    is_close_call,
     likelihood_dimension,
     local_dimension,
     participation_ratio,
+    spectra,
 )
 from storage.value import Value
 
@@ -123,11 +123,8 @@ def _ruler(x_ND: Tensor, metric: Metric) -> Tensor:
 
 
 def _spectra(x_ND: Tensor, local: Local, queries_Q: Tensor) -> Tensor:
-    near_QK = nearest(_ruler(x_ND, local.metric), local.dimension.k, queries_Q).indices_QK
-    spectra_QM = quick_spectra(x_ND, near_QK)
-    unsure_Q = torch.nonzero(is_close_call(spectra_QM, local.dimension.tau)).squeeze(1)
-    spectra_QM[unsure_Q] = local_spectra(x_ND, near_QK[unsure_Q])
-    return spectra_QM
+    near_QK = neighbourhoods(_ruler(x_ND, local.metric), local.dimension.k, queries_Q)
+    return spectra(x_ND, near_QK, local.dimension.tau)
 
 
 def _mean_cosine(x_ND: Tensor) -> float:
@@ -147,7 +144,7 @@ def _cross_checks(
 ) -> dict[str, tuple[float, float]]:
     distances_NK = near.distances_QK
     control_NK = nearest(_ruler(control_ND, local.metric), local.k).distances_QK
-    ratios = [float(participation_ratio(spectra).median()) for spectra in (spectra_QM, control_QM)]
+    ratios = [float(participation_ratio(of_QM).median()) for of_QM in (spectra_QM, control_QM)]
     return {
         "two_nn": (likelihood_dimension(distances_NK[:, :2]), likelihood_dimension(control_NK[:, :2])),
         "likelihood": (likelihood_dimension(distances_NK), likelihood_dimension(control_NK)),

@@ -6,9 +6,9 @@ import torch
 from sklearn.manifold._locally_linear import barycenter_weights
 from sklearn.neighbors import NearestNeighbors
 
-from jobs.core import linalg
+from jobs.core import linalg, neighbours
 from jobs.core.linalg import barycentric_weights, blocks, centred, local_spectra, quick_spectra, unit_rows
-from jobs.core.neighbours import nearest
+from jobs.core.neighbours import nearest, neighbourhoods
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -74,6 +74,27 @@ def test_queries_are_rows_of_the_full_answer_in_their_order():
     x_ND = normal(100, 6)
     some = torch.tensor([70, 2, 33])
     assert torch.equal(nearest(x_ND, 5, some).indices_QK, nearest(x_ND, 5).indices_QK[some])
+
+
+GRID = torch.cartesian_prod(torch.arange(12.0), torch.arange(12.0))
+HUGE = torch.cat([normal(199, 32), 1e5 * normal(1, 32, seed=1)])
+
+
+@pytest.mark.parametrize("k", [1, 16, 17, 60, 142, 143])
+@pytest.mark.parametrize(
+    "x_ND", [normal(144, 24) + 1000, GRID, HUGE, torch.ones(144, 3)], ids=["far", "ties", "huge", "same"]
+)
+def test_neighbourhoods_are_the_nearest_by_index(x_ND, k):
+    some = torch.arange(0, len(x_ND), 3)
+    assert torch.equal(neighbourhoods(x_ND, k, some), nearest(x_ND, k, some).indices_QK.sort(dim=1).values)
+
+
+def test_of_a_neighbourhood_only_the_open_places_are_measured_again(monkeypatch):
+    measured = []
+    closest = neighbours._closest
+    monkeypatch.setattr(neighbours, "_closest", lambda *given: measured.append(given[2].shape[1]) or closest(*given))
+    neighbourhoods(normal(500, 24), 200, torch.arange(20))
+    assert measured == [2 * neighbours.SPARE]
 
 
 def test_more_neighbours_than_other_points_are_refused():
@@ -158,6 +179,18 @@ def test_quick_spectra_are_the_exact_ones_to_float32(k):
     exact, quick = local_spectra(x_ND, near), quick_spectra(x_ND, near)
     assert quick.shape == exact.shape
     assert ((quick - exact).abs() / exact[:, :1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("widest", [1.0, 1000.0])
+def test_shares_of_quick_spectra_are_far_closer_than_a_close_call(widest):
+    x_ND = normal(900, 96) * torch.arange(1, 97) ** -0.75 + 100
+    x_ND[:, :2] *= widest
+    near = neighbourhoods(x_ND, 300, torch.arange(20))
+    exact, quick = (
+        values.cumsum(1) / values.sum(1, keepdim=True)
+        for values in (local_spectra(x_ND, near), quick_spectra(x_ND, near))
+    )
+    assert (quick - exact).abs().max() < 1e-6
 
 
 def test_unit_rows_keep_zero_and_centred_rows_sum_to_zero():
