@@ -8,7 +8,7 @@ import torch
 from jobs.contrast.vectors import Vectors
 from jobs.core.context import Metric, Report
 from jobs.steering.arms import Arm
-from jobs.steering.config import Config
+from jobs.steering.config import All, Config
 from jobs.steering.prompts import Answers, Prompts
 from jobs.steering.sweep import Line, at
 
@@ -97,7 +97,7 @@ def _cached(lines: Sequence[Line]) -> Iterator[Metric]:
 def _notes(config: Config, asked: Prompts, spoken: Answers, lines: Sequence[Line]) -> Iterator[str]:
     yield asked.note
     yield f"Answers for the one side: {spoken.names[0]}; for the other: {spoken.names[1]}."
-    where = "at all tokens" if config.positions.__struct_config__.tag == "all" else "from the prompt's last token on"
+    where = "at all tokens" if isinstance(config.positions, All) else "from the prompt's last token on"
     yield f"Vectors are added {where}; strength 1 is the native vector's norm, and mapped ones are also scaled to it."
     rising = [line.log_odds for line in lines if (line.arm, line.evaluated) == ("native", "live")]
     steps = np.diff(rising)
