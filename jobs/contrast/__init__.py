@@ -74,8 +74,8 @@ def _metrics(one: Found) -> tuple[Metric, ...]:
             name=f"{one.site} {one.method} AUROC",
             value=one.auroc,
             null=one.null,
-            about="of held-out documents' projections; null: sides exchanged at random before fitting, "
-            "each vector read the better way round",
+            about="of held-out documents' projections; null: sides exchanged at random, in the fit and in what it is "
+            "judged by",
         ),
         Metric(
             name=f"{one.site} {one.method} norm",

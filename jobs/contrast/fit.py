@@ -1,6 +1,6 @@
 """The directions at one site, and how well they tell documents apart that they were not fitted on.
 
-N examples, D width of the site, P pairs.
+N examples, M of them in training pairs, D width of the site, P pairs, H = 2P their halves.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from jobs.contrast.config import Config, Method
 from jobs.contrast.sides import Sides
+from jobs.core.linalg import blocks
 from jobs.probe.examples import read_blocks
 from jobs.probe.logistic import design, fit_logistic
-from jobs.probe.targets import shuffled
 from storage.errors import InputError
 from storage.reader import Activations
 from storage.site import Site
@@ -34,7 +34,7 @@ class Found:
     validation: float
     """The same of validation examples, by which a site is chosen."""
     null: float
-    """Mean AUROC of vectors that were fitted to exchanged sides, each read the better way round."""
+    """Mean AUROC where sides are exchanged at random, in the fit and in what it is judged by."""
     relative_norm: float
     """Of the vector, over the mean norm of the states."""
     cosine: float
@@ -61,7 +61,7 @@ def study_site(config: Config, acts: Activations, sides: Sides, device: str) -> 
         raise InputError(f"{acts.site} has states that are not finite: take another site")
     if _same(x_ND, sides):
         return [_nothing(method, x_ND.shape[1], acts.site) for method in config.methods]
-    nulls = [_exchanged(sides, np.random.default_rng([config.seed, at])) for at in range(config.shuffles)]
+    nulls = [sides.exchanged(np.random.default_rng([config.seed, at])) for at in range(config.shuffles)]
     return [_found(config, method, x_ND, sides, nulls, acts.site) for method in config.methods]
 
 
@@ -78,7 +78,7 @@ def _found(config: Config, method: Method, x_ND: Tensor, sides: Sides, nulls: li
         vector_D=vector_D.cpu().numpy().astype(np.float32),
         auroc=_auroc(x_ND, vector_D, sides.y_N, sides.parts.test),
         validation=_auroc(x_ND, vector_D, sides.y_N, sides.parts.validation),
-        null=float(np.mean([_either_way(_auroc(x_ND, fit(y_N), sides.y_N, sides.parts.test)) for y_N in nulls])),
+        null=float(np.mean([_auroc(x_ND, fit(y_N), y_N, sides.parts.test) for y_N in nulls])),
         relative_norm=float(vector_D.norm() / x_ND.norm(dim=1).double().mean()),
         cosine=float(torch.cosine_similarity(vector_D, difference_D, dim=0)),
     )
@@ -141,37 +141,26 @@ def probe_direction(config: Config, x_ND: Tensor, y_N: np.ndarray, sides: Sides)
 
 def _pair_differences(x_ND: Tensor, y_N: np.ndarray, sides: Sides) -> Tensor:
     """Mean of each pair's positive examples minus that of its negative ones, float64 [P, D]; training pairs alone."""
-    assert sides.pair_N is not None
-    differences = []
-    for pair in np.unique(sides.pair_N[sides.parts.train & (sides.pair_N >= 0)]):
-        mine_N = sides.pair_N == pair
-        if len(np.unique(y_N[mine_N])) == 2:
-            differences.append(mean_difference(x_ND, y_N, mine_N))
-    if len(differences) < 2:
+    mask_N = sides.parts.train & (sides.pair_N >= 0)
+    pairs, pair_M = np.unique(sides.pair_N[mask_N], return_inverse=True)
+    if len(pairs) < 2:
         raise InputError(
-            f"{len(differences)} pairs to fit on have documents of both sides; pca wants two at least: give both "
-            "documents of a pair one value in the pair column"
+            f"{len(pairs)} pairs to fit on have documents of both sides; pca wants two at least: give both documents "
+            "of a pair one value in the pair column"
         )
-    return torch.stack(differences)
-
-
-def _exchanged(sides: Sides, rng: np.random.Generator) -> np.ndarray:
-    """Sides at random: within pairs where there are any, else between documents."""
-    if sides.pair_N is None:
-        return shuffled(sides.y_N, sides.examples.documents_N, rng)
-    turned = rng.random(int(sides.pair_N.max()) + 2) < 0.5
-    return np.where(turned[sides.pair_N], 1 - sides.y_N, sides.y_N)
+    half_M = 2 * pair_M + y_N[mask_N]
+    sums_HD = torch.zeros(2 * len(pairs), x_ND.shape[1], dtype=torch.float64, device=x_ND.device)
+    rows_M, places_M = _rows(mask_N, x_ND), torch.from_numpy(half_M).to(x_ND.device)
+    for part in blocks(len(rows_M), 12 * x_ND.shape[1]):
+        sums_HD.index_add_(0, places_M[part], x_ND[rows_M[part]].double())
+    means_P2D = (sums_HD / places_M.bincount()[:, None]).view(len(pairs), 2, -1)
+    return means_P2D[:, 1] - means_P2D[:, 0]
 
 
 def _auroc(x_ND: Tensor, vector_D: Tensor, y_N: np.ndarray, mask_N: np.ndarray) -> float:
     rows_N = _rows(mask_N, x_ND)
     projected_N = x_ND[rows_N].double() @ vector_D.double()
     return float(roc_auc_score(y_N[mask_N], projected_N.cpu().numpy()))
-
-
-def _either_way(auroc: float) -> float:
-    """Chance alone decides which way round a vector of exchanged sides points."""
-    return max(auroc, 1 - auroc)
 
 
 def _rows(mask_N: np.ndarray, x_ND: Tensor) -> Tensor:

@@ -10,13 +10,9 @@ import numpy as np
 from jobs.contrast.config import Config
 from jobs.core.splits import Split, split_documents
 from jobs.probe.examples import Examples, draw
+from jobs.probe.targets import shuffled
 from storage.errors import InputError
 from storage.index import TokenIndex
-
-_PCA = (
-    "A principal component does not see which way round a difference is: exchanging the sides of pairs leaves it, so "
-    "its null shows what the pairs' spread alone tells."
-)
 
 
 @dataclass(frozen=True)
@@ -29,9 +25,24 @@ class Sides:
     y_N: np.ndarray
     """1 on the positive side, else 0, int64."""
     parts: Split
-    pair_N: np.ndarray | None
-    """Number of the pair that each example belongs to, -1 for none; None where pairs were not asked for."""
+    place_N: np.ndarray
+    """Place of each example's document by its id, so that exchanges know of no order of rows."""
+    pair_N: np.ndarray
+    """Number of the pair that each example belongs to; -1 for those that are in none with examples of both sides."""
     notes: tuple[str, ...]
+
+    def exchanged(self, rng: np.random.Generator) -> np.ndarray:
+        """Sides at random, int64 [N]: turned round within pairs, else shuffled between documents.
+
+        Each part of the split keeps examples of both.
+        """
+        y_N = self.y_N.copy()
+        for mask_N in (self.parts.train, self.parts.validation, self.parts.test):
+            y_N[mask_N] = shuffled(self.y_N[mask_N], self.place_N[mask_N], rng)
+        turned = rng.random(self.pair_N.max() + 1) < 0.5
+        paired_N = self.pair_N >= 0
+        y_N[paired_N] = self.y_N[paired_N] ^ turned[self.pair_N[paired_N]]
+        return y_N
 
 
 def choose(config: Config, tokens: TokenIndex, n_rows: int) -> Sides:
@@ -42,16 +53,16 @@ def choose(config: Config, tokens: TokenIndex, n_rows: int) -> Sides:
     split = split_of(config, tokens)
     _check(config, side_D, split, examples)
     at_N = examples.documents_N
-    pair_N = None if config.pair is None else _numbered(tokens.label(config.pair))[at_N]
-    parts = split.at(at_N)
+    y_N = side_D[at_N]
     return Sides(
-        config.positive,
-        config.negative or "all others",
-        examples,
-        side_D[at_N],
-        parts,
-        pair_N,
-        _notes(config, side_D, split),
+        positive=config.positive,
+        negative=config.negative or "all others",
+        examples=examples,
+        y_N=y_N,
+        parts=split.at(at_N),
+        place_N=np.unique(tokens.document_ids.astype(str), return_inverse=True)[1][at_N],
+        pair_N=np.full(len(y_N), -1) if config.pair is None else _pairs(tokens.label(config.pair)[at_N], y_N),
+        notes=_notes(config, side_D, split),
     )
 
 
@@ -106,10 +117,12 @@ def _check(config: Config, side_D: np.ndarray, split: Split, examples: Examples)
             )
 
 
-def _numbered(values_D: np.ndarray) -> np.ndarray:
-    """A number for each different value, -1 for none."""
-    numbers: dict[object, int] = {}
-    return np.array([-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values_D], np.int64)
+def _pairs(values_N: np.ndarray, y_N: np.ndarray) -> np.ndarray:
+    """A number for each value that examples of both sides have, -1 for all others."""
+    sides: tuple[set[object], set[object]] = (set(values_N[y_N == 0]), set(values_N[y_N == 1]))
+    both = sorted((sides[0] & sides[1]) - {None}, key=str)
+    numbers = {value: number for number, value in enumerate(both)}
+    return np.array([numbers.get(value, -1) for value in values_N], np.int64)
 
 
 def _notes(config: Config, side_D: np.ndarray, split: Split) -> tuple[str, ...]:
@@ -120,5 +133,4 @@ def _notes(config: Config, side_D: np.ndarray, split: Split) -> tuple[str, ...]:
         f"{' and '.join(counts)}, of which {held:,} are held out, by a hash of {config.pair or 'their ids'}."
         + (f" {lost:,} of neither side were left out." if lost else ""),
         "Every vector is scaled to the norm of the mean difference at its site, and points to the positive side.",
-        *([_PCA] if "pca" in config.methods else []),
     )
