@@ -9,10 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from jobs.core import linalg, neighbours
 from jobs.core.linalg import barycentric_weights, blocks, centred, local_spectra, quick_spectra, unit_rows
 from jobs.core.neighbours import nearest, neighbourhoods
-
-
-def normal(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+from tests.points import normal
 
 
 def all_rows(x_ND):

@@ -11,10 +11,7 @@ from jobs.sae import structure
 from jobs.sae.codes import Dense, Sparse
 from jobs.sae.dictionaries import random_atoms
 from jobs.sae.structure import CoFiring, Nearest, coherence, hull_bound, max_cosine, ranks, zero_atoms
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from tests.points import normal
 
 
 def orthonormal(d, seed=0):
