@@ -30,7 +30,8 @@ def spectra(x_ND: Tensor, near_QK: Tensor, tau: float) -> Tensor:
 def is_close_call(spectra_QM: Tensor, tau: float, close: float = 5e-6) -> Tensor:
     """Whether some number of components explains tau so nearly that float32 could miscount them; bool [Q].
 
-    Shares of the variance differ by 3e-7 at most between float32 and float64 (tables with offsets, massive dimensions).
+    Shares of the variance differ by less than 1e-6 between float32 and float64, also far from the origin and beside
+    massive dimensions.
     """
     share_QM = spectra_QM.cumsum(1) / spectra_QM.sum(1, keepdim=True)
     return ((share_QM - tau).abs() < close).any(1) | share_QM.isnan().any(1)
