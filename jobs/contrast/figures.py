@@ -23,5 +23,5 @@ def over_sites(found: Sequence[Found]) -> Figure:
         axis.set_xticks(range(len(sites)), sites, rotation=45, ha="right")
         axis.set(ylabel="AUROC on held-out documents", ylim=(min(0.35, axis.get_ylim()[0]), 1.03))
         axis.set_title("Where the two sides can be told apart")
-        axis.legend(loc="lower right")
+        axis.legend(loc="best")
     return figure
